@@ -1,0 +1,33 @@
+"""Sparse contextual bigrams, and the linear transformer that learns them.
+
+One idea a module, dependencies in one direction:
+
+``task`` the distribution and its best predictor; ``stream`` samples from it; ``model`` the one-layer linear transformer;
+``objective`` loss and gradients, on a batch and in the population; ``geometry`` the mu-weighted norms and the projections;
+``theory`` the two numbers that summarise training; ``figures``, ``explorables``, ``checks``, ``report`` what the chapters share.
+
+Shapes, everywhere: N is ``vocab_size``, T is ``seq_len``, B is ``batch_size``. ``P`` and ``V`` are (N, N) and ``Q`` and
+``A`` are (T, N); in all four the *column* is the condition.
+"""
+
+from scb_nb.model import LinearTransformer
+from scb_nb.objective import Gradients, batch_gradients, population_gradients, population_loss
+from scb_nb.report import record
+from scb_nb.stream import Batch, Stream
+from scb_nb.task import SCBTask
+from scb_nb.theory import align
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Gradients",
+    "LinearTransformer",
+    "SCBTask",
+    "Stream",
+    "align",
+    "batch_gradients",
+    "population_gradients",
+    "population_loss",
+    "record",
+]

@@ -1,0 +1,42 @@
+"""The mu-weighted geometry in which the task is simple: inner products, norms, preconditioning and projection.
+
+A column of V, P, A or Q matters as often as its token occurs, so columns are weighted by mu. All functions take tensors
+of one dtype and device, with one column per token, (anything, N); chapter 3 derives them.
+"""
+
+import torch
+
+
+def inner(left: torch.Tensor, right: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
+    """Return <left, right>_mu = sum_n mu_n <left[:, n], right[:, n]>, a scalar tensor."""
+    return ((left * right).sum(0) * mu).sum()
+
+
+def norm(matrix: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
+    """Return ||matrix||_mu, the square root of <matrix, matrix>_mu, a scalar tensor."""
+    return inner(matrix, matrix, mu).sqrt()
+
+
+def centre_V(direction: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
+    """Project ``direction`` (N, N), in the mu-weighted norm, onto {D : 1^T D = 0, D mu = 0}.
+
+    Moving V along the result keeps its column sums and V mu unchanged.
+    """
+    direction = direction - direction.mean(0)  # 1^T D = 0
+    return direction - (direction @ mu)[:, None]  # D mu = 0
+
+
+def centre_A(direction: torch.Tensor) -> torch.Tensor:
+    """Project ``direction`` (T, N) onto {D : 1^T D = 0}: moving A along the result keeps its column sums."""
+    return direction - direction.mean(0)
+
+
+def preconditioned(
+    gradient_V: torch.Tensor, gradient_A: torch.Tensor, mu: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients in the mu-weighted norm, projected: the directions of stage 1.
+
+    Token n occurs with probability mu_n, so column n of a gradient is proportional to mu_n; dividing by mu makes rare and
+    frequent tokens learn equally fast. ``mu`` (N,) must be positive.
+    """
+    return centre_V(gradient_V / mu, mu), centre_A(gradient_A / mu)

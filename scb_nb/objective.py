@@ -1,0 +1,122 @@
+"""The squared loss and its gradients: on a batch, obvious and fast; over all samples, in closed form.
+
+The loss of one sample is 1/2 ||onehot(y) - V X A[:, k]||^2. Chapter 3 derives everything here.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.nn.functional import one_hot
+
+from scb_nb import geometry
+from scb_nb.model import attended_histogram, check_parameters
+from scb_nb.stream import Batch
+
+if TYPE_CHECKING:
+    from scb_nb.task import SCBTask
+
+
+class Gradients(NamedTuple):
+    """The loss (a scalar tensor) and its gradients in V, shape (N, N), and in A, shape (T, N)."""
+
+    loss: torch.Tensor
+    V: torch.Tensor
+    A: torch.Tensor
+
+
+def reference_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch) -> Gradients:
+    """Return the mean loss of a batch and its gradients, by writing the model down and letting autograd do the rest.
+
+    The obvious form, which :func:`batch_gradients` is tested against: time and memory of order B T N.
+    """
+    check_parameters(V, A, batch)
+    V, A = V.detach().requires_grad_(), A.detach().requires_grad_()
+    X = one_hot(batch.tokens, V.shape[1]).to(V.dtype)  # (B, T, N)
+    Y = one_hot(batch.target, V.shape[1]).to(V.dtype)  # (B, N)
+    prediction = torch.einsum("mn,btn,tb->bm", V, X, A[:, batch.query])  # (B, N)
+    loss = 0.5 * (Y - prediction).square().sum(1).mean()
+    loss.backward()
+    assert V.grad is not None and A.grad is not None
+    return Gradients(loss.detach(), V.grad, A.grad)
+
+
+@torch.no_grad()
+def batch_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch | Iterable[Batch]) -> Gradients:
+    """Return the mean loss of a batch and its gradients, without one-hot tensors.
+
+    With the histogram w = X A[:, k] and the residual r = V w - onehot(y) of each sample, the gradient in V is the mean of
+    r w^T, and column k of the gradient in A collects (V^T r)[x_t] from the samples whose query is k. Time is of order
+    B (T + N^2) + T N, derived in chapter 3.
+
+    Parameters
+    ----------
+    V, A : tensor
+        Shapes (N, N) and (T, N), one dtype and device.
+    batch : Batch, or iterable of Batch
+        Several are taken as the parts of one batch (``stream.chunks(batch_size)``), so that memory stays bounded.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If V, A and the batch do not fit each other in shape, dtype or device, or there is no sample.
+    """
+    check_parameters(V, A)
+    AT = A.T.contiguous()  # (N, T)
+    loss, gradient_V, gradient_AT = V.new_zeros(()), torch.zeros_like(V), torch.zeros_like(AT)
+    samples = 0
+    for part in [batch] if isinstance(batch, Batch) else batch:
+        check_parameters(V, A, part)
+        histogram = attended_histogram(AT, part)  # (B, N)
+        residual = histogram @ V.T  # (B, N)
+        residual[torch.arange(len(part), device=V.device), part.target] -= 1
+        loss += 0.5 * residual.square().sum()
+        gradient_V += residual.T @ histogram  # (N, B) @ (B, N)
+        pull = (residual @ V).gather(1, part.tokens)  # (B, T): (V^T r)[x_t]
+        gradient_AT.index_add_(0, part.query, pull)  # (N, T)
+        samples += len(part)
+    if samples == 0:
+        raise ValueError("batch must hold at least one sample, got none")
+    return Gradients(loss / samples, gradient_V / samples, gradient_AT.T / samples)
+
+
+def population_loss(V: torch.Tensor, A: torch.Tensor, task: "SCBTask") -> torch.Tensor:
+    """Return the expected loss over all samples of the task, a scalar tensor; derived in chapter 3 for any V and A.
+
+    1/2 + sum_k mu_k [ (S ||a_k||^2 + ||V mu||^2 s_k^2) / 2 - C <q_k, a_k> - (mu^T V mu) s_k ], where s_k = 1^T a_k,
+    S = ||V||_mu^2 - ||V mu||^2 and C = <V, P>_mu - mu^T V mu. Differentiable.
+    """
+    P, Q, mu = _fitting(V, A, task)
+    mean = V @ mu  # (N,)
+    spread = geometry.inner(V, V, mu) - mean @ mean
+    signal = geometry.inner(V, P, mu) - mu @ mean
+    sums = A.sum(0)  # (N,)
+    quadratic = 0.5 * (spread * A.square().sum(0) + (mean @ mean) * sums.square())
+    linear = signal * (Q * A).sum(0) + (mu @ mean) * sums
+    return 0.5 + mu @ (quadratic - linear)
+
+
+def population_gradients(V: torch.Tensor, A: torch.Tensor, task: "SCBTask") -> Gradients:
+    """Return the expected loss and its exact gradients, for any V and A; derived in chapter 3."""
+    P, Q, mu = _fitting(V, A, task)
+    mean = V @ mu  # (N,)
+    sums = A.sum(0)  # (N,)
+    squares = A.square().sum(0)  # (N,)
+    overlap = (Q * A).sum(0)  # (N,)
+    gradient_V = (
+        (mu @ squares) * V * mu
+        + (mu @ (sums.square() - squares)) * torch.outer(mean, mu)
+        - (mu @ overlap) * P * mu
+        - (mu @ (sums - overlap)) * torch.outer(mu, mu)
+    )
+    spread = geometry.inner(V, V, mu) - mean @ mean
+    signal = geometry.inner(V, P, mu) - mu @ mean
+    gradient_A = mu * (spread * A + (mean @ mean) * sums - signal * Q - mu @ mean)
+    return Gradients(population_loss(V, A, task), gradient_V, gradient_A)
+
+
+def _fitting(V: torch.Tensor, A: torch.Tensor, task: "SCBTask") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    check_parameters(V, A)
+    if A.shape != task.Q.shape:
+        raise ValueError(f"A must have the shape of the task's Q, {task.Q.shape}, got {tuple(A.shape)}")
+    return task.tensors(like=V)

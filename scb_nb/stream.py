@@ -1,0 +1,181 @@
+"""Samples of a task, and nothing else of it: what training is allowed to see.
+
+A stream is an endless sequence of samples that is cut into batches as one likes: sample i depends on the seed and the kind of
+device, not on how the samples before it were asked for. It is made in blocks, each from a generator of its own, so memory
+stays bounded and any sample can be reached directly.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scb_nb import validate
+from scb_nb.sampling import GuideTable, cumulative, inverse
+from scb_nb.validate import Device, FloatArray
+
+if TYPE_CHECKING:
+    from scb_nb.task import SCBTask
+
+# Tokens in one block: large enough to hide Python's overhead, small enough for the cache.
+BLOCK_TOKENS = 1 << 19
+
+
+class Batch:
+    """Samples of one task: context ``tokens`` (B, T), ``query`` (B,) and ``target`` (B,), int64 on one device.
+
+    Parameters
+    ----------
+    tokens, query, target : array of integers
+        Shapes (B, T), (B,) and (B,); all entries from 0 to ``vocab_size`` - 1.
+    vocab_size : int
+        N, at least 1.
+
+    Raises
+    ------
+    TypeError
+        If an array does not hold integers.
+    ValueError
+        If shapes, ranges or devices do not fit.
+
+    Examples
+    --------
+    >>> tokens, query, target = Batch([[0, 1, 1]], [0], [1], vocab_size=2)
+    >>> tokens.shape
+    torch.Size([1, 3])
+    """
+
+    __slots__ = ("query", "target", "tokens", "vocab_size")
+
+    def __init__(self, tokens: Any, query: Any, target: Any, vocab_size: int) -> None:
+        self.vocab_size = validate.integer("vocab_size", vocab_size, 1)
+        self.tokens = validate.index_tensor("tokens", tokens, 2, vocab_size)
+        for name, value in (("query", query), ("target", target)):
+            tensor = validate.index_tensor(name, value, 1, vocab_size)
+            if len(tensor) != len(self.tokens):
+                raise ValueError(f"{name} must have one entry per row of tokens ({len(self.tokens)}), got {len(tensor)}")
+            if tensor.device != self.tokens.device:
+                raise ValueError(f"{name} must be on the device of tokens ({self.tokens.device}), got {tensor.device}")
+            setattr(self, name, tensor)
+
+    @classmethod
+    def _trusted(cls, tokens: torch.Tensor, query: torch.Tensor, target: torch.Tensor, vocab_size: int) -> "Batch":
+        """Make a batch of tensors known to be right, without the cost of looking at each."""
+        batch = cls.__new__(cls)
+        batch.tokens, batch.query, batch.target, batch.vocab_size = tokens, query, target, vocab_size
+        return batch
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter((self.tokens, self.query, self.target))
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        if not isinstance(rows, slice):
+            raise TypeError(f"a batch takes a slice of samples such as batch[:8], got {rows!r}")
+        return Batch._trusted(self.tokens[rows], self.query[rows], self.target[rows], self.vocab_size)
+
+    def __repr__(self) -> str:
+        size, length = self.tokens.shape
+        return f"Batch(batch_size={size}, seq_len={length}, vocab_size={self.vocab_size}, device='{self.tokens.device}')"
+
+
+class Stream:
+    """An endless, reproducible sequence of samples; made by :meth:`scb_nb.SCBTask.stream`.
+
+    Attributes
+    ----------
+    vocab_size, seq_len : int
+        N and T.
+    mu : ndarray of shape (N,), or None
+        The token distribution, where it was asked for.
+    seed : int
+        The seed; with the kind of device it fixes every sample.
+    device : torch.device
+        Where the samples are made and stay.
+    position : int
+        The number of samples handed out so far. Assign to it to jump anywhere, for instance when a run is resumed.
+    """
+
+    def __init__(self, task: "SCBTask", seed: int, device: Device = None, share_mu: bool = False) -> None:
+        self.seed = validate.integer("seed", seed)
+        self.device = validate.device(device)
+        self.vocab_size, self.seq_len = task.vocab_size, task.seq_len
+        self.mu: FloatArray | None = task.mu if share_mu else None
+        self._block_rows = max(1, BLOCK_TOKENS // max(self.seq_len + 1, self.vocab_size))
+        self._block_index = -1
+        self._position = 0
+        self._guide = GuideTable(task.mu)
+        self._mu_edges = self._table(cumulative(task.mu))
+        self._P_edges = self._table(cumulative(task.P))
+        # Only the positions that can be read are kept: (sparsity, N) instead of (T, N).
+        positions = np.argsort(task.Q == 0, axis=0, kind="stable")[: task.sparsity]
+        self._positions = self._table(positions)
+        self._Q_edges = self._table(cumulative(np.take_along_axis(task.Q, positions, axis=0)))
+
+    def _table(self, array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(array, device=self.device)
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    @position.setter
+    def position(self, value: int) -> None:
+        self._position = validate.integer("position", value)
+
+    def draw(self, batch_size: int) -> Batch:
+        """Return the next ``batch_size`` samples (at least 1) as one batch.
+
+        Beyond the batch itself, memory stays bounded by one block; :meth:`chunks` avoids the batch as well.
+        """
+        parts = list(self.chunks(batch_size))
+        if len(parts) == 1:
+            return parts[0]
+        tokens, query, target = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        return Batch._trusted(tokens, query, target, self.vocab_size)
+
+    def chunks(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the next ``batch_size`` samples (at least 1) in pieces of bounded memory.
+
+        The cuts fall where blocks end, so they are the same whenever the same samples are asked for.
+        """
+        batch_size = validate.integer("batch_size", batch_size, 1)
+        return self._chunks(self._position, self._position + batch_size)
+
+    def _chunks(self, start: int, stop: int) -> Iterator[Batch]:
+        while start < stop:
+            index, offset = divmod(start, self._block_rows)
+            if index != self._block_index:
+                self._block = self._make_block(index)
+                self._block_index = index
+            rows = min(stop - start, self._block_rows - offset)
+            start += rows
+            self._position = start
+            yield self._block[offset : offset + rows]
+
+    def _make_block(self, index: int) -> Batch:
+        rows = self._block_rows
+        seeds = np.random.SeedSequence(self.seed, spawn_key=(index,))
+        if self.device.type == "cpu":
+            bits = np.random.PCG64(seeds)
+            context = torch.from_numpy(self._guide.draw((rows, self.seq_len), bits)).to(torch.int64)
+            query = torch.from_numpy(self._guide.draw((rows, 1), bits)[:, 0]).to(torch.int64)
+            uniform = torch.from_numpy(np.random.Generator(bits).random((2, rows)))
+        else:
+            generator = torch.Generator(self.device).manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+            options: dict[str, Any] = {"generator": generator, "device": self.device, "dtype": torch.float64}
+            context = inverse(self._mu_edges, torch.rand((rows, self.seq_len), **options))
+            query = inverse(self._mu_edges, torch.rand(rows, **options))
+            uniform = torch.rand((2, rows), **options)
+        return self._answer(context, query, uniform)
+
+    def _answer(self, context: torch.Tensor, query: torch.Tensor, uniform: torch.Tensor) -> Batch:
+        """Complete context (B, T) and query (B,) to samples; two uniform numbers each, (2, B), choose position and answer."""
+        slot = inverse(self._Q_edges[:, query], uniform[0])  # (B,)
+        position = self._positions[slot, query]  # (B,)
+        selected = context.gather(1, position[:, None])[:, 0]  # (B,)
+        target = inverse(self._P_edges[:, selected], uniform[1])  # (B,)
+        return Batch._trusted(context, query, target, self.vocab_size)
