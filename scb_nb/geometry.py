@@ -36,7 +36,7 @@ def preconditioned(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients in the mu-weighted norm, projected: the directions of stage 1.
 
-    Token n occurs with probability mu_n, so column n of a gradient is proportional to mu_n; dividing by mu makes rare and
-    frequent tokens learn equally fast. ``mu`` (N,) must be positive.
+    Token n occurs with probability mu_n, so column n of a gradient is proportional to mu_n; dividing by mu makes rare
+    and frequent tokens learn equally fast. ``mu`` (N,) must be positive.
     """
     return centre_V(gradient_V / mu, mu), centre_A(gradient_A / mu)

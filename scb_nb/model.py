@@ -80,7 +80,9 @@ class LinearTransformer(nn.Module):
         return predict(self.V, self.A, batch)
 
     def extra_repr(self) -> str:
-        return f"vocab_size={self.A.shape[1]}, seq_len={self.A.shape[0]}, dtype={self.V.dtype}, device='{self.V.device}'"
+        return (
+            f"vocab_size={self.A.shape[1]}, seq_len={self.A.shape[0]}, dtype={self.V.dtype}, device='{self.V.device}'"
+        )
 
 
 def predict(V: torch.Tensor, A: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -107,8 +109,8 @@ def attended_histogram(AT: torch.Tensor, batch: Batch) -> torch.Tensor:
     return empty.scatter_add(1, batch.tokens, attention)  # (B, N)
 
 
-def check_parameters(V: Any, A: Any, batch: Any = None) -> None:
-    """Raise a TypeError or ValueError that says what does not fit, if V (N, N), A (T, N) and the batch do not."""
+def check_parameters(V: Any, A: Any, *batches: Any) -> None:
+    """Raise a TypeError or ValueError that says what does not fit, if V (N, N), A (T, N) and the batches do not."""
     for name, value in (("V", V), ("A", A)):
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             got = f"dtype {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
@@ -119,14 +121,13 @@ def check_parameters(V: Any, A: Any, batch: Any = None) -> None:
         raise ValueError(f"A must have shape (T, {V.shape[1]}), one column per token as V has, got {tuple(A.shape)}")
     if V.dtype != A.dtype or V.device != A.device:
         raise ValueError(f"A must have the dtype and device of V, {V.dtype} on {V.device}, got {A.dtype} on {A.device}")
-    if batch is None:
-        return
-    if not isinstance(batch, Batch):
-        raise TypeError(f"batch must be an scb_nb.Batch, got {type(batch).__name__}")
-    if batch.vocab_size != V.shape[1] or batch.tokens.shape[1] != A.shape[0]:
-        raise ValueError(
-            f"batch must have vocab_size {V.shape[1]} and seq_len {A.shape[0]} as V and A have, "
-            f"got {batch.vocab_size} and {batch.tokens.shape[1]}"
-        )
-    if batch.tokens.device != V.device:
-        raise ValueError(f"batch must be on the device of V, {V.device}, got {batch.tokens.device}")
+    for batch in batches:
+        if not isinstance(batch, Batch):
+            raise TypeError(f"batch must be an scb_nb.Batch, got {type(batch).__name__}")
+        if batch.vocab_size != V.shape[1] or batch.tokens.shape[1] != A.shape[0]:
+            raise ValueError(
+                f"batch must have vocab_size {V.shape[1]} and seq_len {A.shape[0]} as V and A have, "
+                f"got {batch.vocab_size} and {batch.tokens.shape[1]}"
+            )
+        if batch.tokens.device != V.device:
+            raise ValueError(f"batch must be on the device of V, {V.device}, got {batch.tokens.device}")

@@ -28,9 +28,11 @@ class Gradients(NamedTuple):
 def reference_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch) -> Gradients:
     """Return the mean loss of a batch and its gradients, by writing the model down and letting autograd do the rest.
 
-    The obvious form, which :func:`batch_gradients` is tested against: time and memory of order B T N.
+    The obvious form, which :func:`scb_nb.batch_gradients` is tested against: time and memory of order B T N.
     """
     check_parameters(V, A, batch)
+    if len(batch) == 0:
+        raise ValueError("batch must hold at least one sample, got none")
     V, A = V.detach().requires_grad_(), A.detach().requires_grad_()
     X = one_hot(batch.tokens, V.shape[1]).to(V.dtype)  # (B, T, N)
     Y = one_hot(batch.target, V.shape[1]).to(V.dtype)  # (B, N)
@@ -45,9 +47,9 @@ def reference_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch) -> Gradi
 def batch_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch | Iterable[Batch]) -> Gradients:
     """Return the mean loss of a batch and its gradients, without one-hot tensors.
 
-    With the histogram w = X A[:, k] and the residual r = V w - onehot(y) of each sample, the gradient in V is the mean of
-    r w^T, and column k of the gradient in A collects (V^T r)[x_t] from the samples whose query is k. Time is of order
-    B (T + N^2) + T N, derived in chapter 3.
+    With the histogram w = X A[:, k] and the residual r = V w - onehot(y) of each sample, the gradient in V is the mean
+    of r w^T, and column k of the gradient in A collects (V^T r)[x_t] from the samples whose query is k. Time is of
+    order B (T + N^2) + T N, derived in chapter 3.
 
     Parameters
     ----------
@@ -65,7 +67,10 @@ def batch_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch | Iterable[Ba
     AT = A.T.contiguous()  # (N, T)
     loss, gradient_V, gradient_AT = V.new_zeros(()), torch.zeros_like(V), torch.zeros_like(AT)
     samples = 0
-    for part in [batch] if isinstance(batch, Batch) else batch:
+    parts = [batch] if isinstance(batch, Batch) else batch
+    if not isinstance(parts, Iterable):
+        raise TypeError(f"batch must be an scb_nb.Batch or an iterable of them, got {type(batch).__name__}")
+    for part in parts:
         check_parameters(V, A, part)
         histogram = attended_histogram(AT, part)  # (B, N)
         residual = histogram @ V.T  # (B, N)

@@ -9,8 +9,8 @@ from IPython.display import display
 def record(**values: Any) -> None:
     """Keep each value under its name, for the prose of the page to quote; shows nothing.
 
-    The book prints them with ``{glue:text}`` (MyST-NB); elsewhere the call has no effect. Numbers become int or float, anything
-    else is quoted as ``str``.
+    The book prints them with ``{glue:text}`` (MyST-NB); elsewhere the call has no effect. Numbers become int or float,
+    anything else is quoted as ``str``.
 
     Raises
     ------
@@ -22,7 +22,7 @@ def record(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, numbers.Integral):
             text = str(int(value))
-        elif isinstance(value, numbers.Real) or hasattr(value, "item"):
+        elif isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0:
             text = repr(float(value))
         else:
             text = repr(str(value))

@@ -1,9 +1,9 @@
 """Exact and fast draws of independent tokens.
 
-A token is drawn by inversion: cut [0, 1) into intervals as long as the probabilities, and see into which a uniform number u
-falls. :func:`inverse` does just that. :class:`GuideTable` draws the same distribution some ten times faster: the first 16 bits of
-u fix the answer for nearly every u, so they are looked up in a table, and the few u that share their 16 bits
-with a cut get their remaining bits from a second draw. Nothing is rounded away, so the draw stays exact.
+A token is drawn by inversion: cut [0, 1) into intervals as long as the probabilities, and see into which a uniform
+number u falls. :func:`inverse` does just that. :class:`GuideTable` draws the same distribution some ten times faster:
+the first 16 bits of u fix the answer for nearly every u, so they are looked up in a table, and the few u that share
+their 16 bits with a cut get their remaining bits from a second draw. Nothing is rounded away, so the draw stays exact.
 """
 
 import numpy as np
@@ -14,6 +14,7 @@ from scb_nb.validate import FloatArray
 
 WORD_BITS = 16
 WORDS = 1 << WORD_BITS
+REST_BITS = 53 - WORD_BITS
 # A word draws several tokens at once as long as their joint outcomes are this few: more would mean more second draws.
 MAX_JOINT_OUTCOMES = 256
 
@@ -53,7 +54,8 @@ class GuideTable:
         grid = np.arange(WORDS + 1) / WORDS
         lowest = np.searchsorted(self._edges, grid[:-1], side="right")
         highest = np.searchsorted(self._edges, grid[1:], side="left")
-        # Any relabelling of equally likely words is as good: put those without a cut first, so one comparison tells them apart.
+        # Any relabelling of equally likely words is as good: put those without a cut first, so one comparison tells
+        # them apart.
         self._bucket = np.argsort(lowest != highest, kind="stable")
         self._certain = int((lowest == highest).sum())
         # The tokens of one joint outcome lie side by side in memory, so that one look-up moves them all.
@@ -78,6 +80,7 @@ class GuideTable:
         packed = self._table.take(words)
         unsure = np.flatnonzero(words >= self._certain) if self._certain < WORDS else np.empty(0, np.intp)
         if unsure.size:
-            uniform = (self._bucket[words[unsure]] + rng.random(unsure.size)) / WORDS
+            rest = rng.integers(1 << REST_BITS, size=unsure.size) / (1 << REST_BITS)
+            uniform = (self._bucket[words[unsure]] + rest) / WORDS  # all 53 bits of it, without rounding, below 1
             packed[unsure] = self._pack(self._tokens)[np.searchsorted(self._edges, uniform, side="right")]
         return packed

@@ -1,8 +1,8 @@
 """Samples of a task, and nothing else of it: what training is allowed to see.
 
-A stream is an endless sequence of samples that is cut into batches as one likes: sample i depends on the seed and the kind of
-device, not on how the samples before it were asked for. It is made in blocks, each from a generator of its own, so memory
-stays bounded and any sample can be reached directly.
+A stream is an endless sequence of samples that is cut into batches as one likes: sample i depends on the seed and the
+kind of device, not on how the samples before it were asked for. It is made in blocks, each from a generator of its own,
+so memory stays bounded and any sample can be reached directly.
 """
 
 from collections.abc import Iterator
@@ -47,6 +47,9 @@ class Batch:
     """
 
     __slots__ = ("query", "target", "tokens", "vocab_size")
+    tokens: torch.Tensor
+    query: torch.Tensor
+    target: torch.Tensor
 
     def __init__(self, tokens: Any, query: Any, target: Any, vocab_size: int) -> None:
         self.vocab_size = validate.integer("vocab_size", vocab_size, 1)
@@ -54,7 +57,9 @@ class Batch:
         for name, value in (("query", query), ("target", target)):
             tensor = validate.index_tensor(name, value, 1, vocab_size)
             if len(tensor) != len(self.tokens):
-                raise ValueError(f"{name} must have one entry per row of tokens ({len(self.tokens)}), got {len(tensor)}")
+                raise ValueError(
+                    f"{name} must have one entry per row of tokens ({len(self.tokens)}), got {len(tensor)}"
+                )
             if tensor.device != self.tokens.device:
                 raise ValueError(f"{name} must be on the device of tokens ({self.tokens.device}), got {tensor.device}")
             setattr(self, name, tensor)
@@ -75,11 +80,15 @@ class Batch:
     def __getitem__(self, rows: slice) -> "Batch":
         if not isinstance(rows, slice):
             raise TypeError(f"a batch takes a slice of samples such as batch[:8], got {rows!r}")
+        if rows.step is not None and rows.step < 1:
+            raise ValueError(f"a batch takes slices with a step of at least 1, got {rows!r}")
         return Batch._trusted(self.tokens[rows], self.query[rows], self.target[rows], self.vocab_size)
 
     def __repr__(self) -> str:
         size, length = self.tokens.shape
-        return f"Batch(batch_size={size}, seq_len={length}, vocab_size={self.vocab_size}, device='{self.tokens.device}')"
+        return (
+            f"Batch(batch_size={size}, seq_len={length}, vocab_size={self.vocab_size}, device='{self.tokens.device}')"
+        )
 
 
 class Stream:
@@ -173,7 +182,7 @@ class Stream:
         return self._answer(context, query, uniform)
 
     def _answer(self, context: torch.Tensor, query: torch.Tensor, uniform: torch.Tensor) -> Batch:
-        """Complete context (B, T) and query (B,) to samples; two uniform numbers each, (2, B), choose position and answer."""
+        """Complete context (B, T) and query (B,) to samples; uniform numbers (2, B) choose position and answer."""
         slot = inverse(self._Q_edges[:, query], uniform[0])  # (B,)
         position = self._positions[slot, query]  # (B,)
         selected = context.gather(1, position[:, None])[:, 0]  # (B,)

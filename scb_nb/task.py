@@ -1,7 +1,7 @@
 """The sparse contextual bigram (SCB) task.
 
-The context is T tokens drawn independently from mu, followed by one more such token, the query k. A position s is drawn from column k of
-Q, and the answer y from column x_s of P. (Ren, Wang and Lee, 2024, section 2; chapter 2 of the book.)
+The context is T tokens drawn independently from mu, followed by one more such token, the query k. A position s is drawn
+from column k of Q, and the answer y from column x_s of P. (Ren, Wang and Lee, 2024, section 2; chapter 2 of the book.)
 """
 
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ from scb_nb import validate
 from scb_nb.stream import Batch, Stream
 from scb_nb.validate import Device, FloatArray
 
-# Exact expectations over the tokens that can be read enumerate N^sparsity cases per query, up to this many.
-MAX_ENUMERATION = 1_000_000
+# Exact expectations over the tokens that can be read hold N numbers for each of N^sparsity cases, up to this many.
+MAX_ENUMERATION = 10_000_000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,10 +27,11 @@ class SCBTask:
     Parameters
     ----------
     P : array of shape (N, N)
-        Transition matrix: ``P[m, n]`` is the probability of the answer m when the selected token is n. Its columns sum to
-        one, and every token can be reached from every other (irreducible).
+        Transition matrix: ``P[m, n]`` is the probability of the answer m when the selected token is n. Its columns sum
+        to one, and every token can be reached from every other (irreducible).
     Q : array of shape (T, N)
-        Where to look: ``Q[t, k]`` is the probability that position t is selected when the query is k. Its columns sum to one.
+        Where to look: ``Q[t, k]`` is the probability that position t is selected when the query is k. Its columns sum
+        to one.
 
     Attributes
     ----------
@@ -90,14 +91,14 @@ class SCBTask:
         seed : int
             Same seed, same task.
         q_floor : float
-            In [0, 1]: every non-zero entry of Q is at least ``q_floor / sparsity``; the rest of the mass is spread uniformly at
-            random over the simplex. 1 makes all weights equal.
+            In [0, 1]: every non-zero entry of Q is at least ``q_floor / sparsity``; the rest of the mass is spread
+            uniformly at random over the simplex. 1 makes all weights equal.
         mu_ratio : float
             The largest entry of mu over the smallest, at least 1. 1 makes mu uniform; in any case every entry of mu
             is at least ``1 / (mu_ratio * vocab_size)``.
         K_P : float, optional
-            The strength of the signal in P, exactly: ``||P - mu 1^T||_mu^2``, from 0 (the answer ignores the selected token)
-            to 0.98 (1 - ||mu||^2). By default whatever a random P has.
+            The strength of the signal in P, exactly: ``||P - mu 1^T||_mu^2``, from 0 (the answer ignores the selected
+            token) to 0.98 (1 - ||mu||^2). By default whatever a random P has.
 
         Raises
         ------
@@ -113,7 +114,8 @@ class SCBTask:
 
         mu = _random_mu(vocab_size, mu_ratio, rng)
         P = _random_P(mu, K_P, rng)
-        weights = q_floor / sparsity + (1 - q_floor) * rng.dirichlet(np.ones(sparsity), size=vocab_size)  # (N, sparsity)
+        spread = rng.dirichlet(np.ones(sparsity), size=vocab_size)  # (N, sparsity)
+        weights = q_floor / sparsity + (1 - q_floor) * spread
         Q = np.zeros((seq_len, vocab_size))
         for k in range(vocab_size):
             Q[rng.choice(seq_len, size=sparsity, replace=False), k] = weights[k]
@@ -167,7 +169,7 @@ class SCBTask:
 
     @property
     def bayes_risk(self) -> float:
-        """The smallest squared risk any predictor can have: 1/2 - (K_P ||Q||_mu^2 + ||mu||^2) / 2; derived in chapter 3."""
+        """1/2 - (K_P ||Q||_mu^2 + ||mu||^2) / 2, the smallest squared risk of any predictor; derived in chapter 3."""
         Q_norm = float((self.Q**2).sum(axis=0) @ self.mu)
         return 0.5 - 0.5 * (self.K_P * Q_norm + float(self.mu @ self.mu))
 
@@ -179,12 +181,12 @@ class SCBTask:
         Raises
         ------
         ValueError
-            If that is more than a million cases for a query; estimate it on samples of :meth:`stream` instead.
+            If that takes more than ten million numbers for a query; estimate it on samples of :meth:`stream` instead.
         """
-        cases = self.vocab_size**self.sparsity
-        if cases > MAX_ENUMERATION:
+        if self.vocab_size ** (self.sparsity + 1) > MAX_ENUMERATION:
             raise ValueError(
-                f"vocab_size ** sparsity must be at most {MAX_ENUMERATION} for the exact value, got {cases}; "
+                f"vocab_size ** (sparsity + 1) must be at most {MAX_ENUMERATION} for the exact value, "
+                f"got {self.vocab_size} ** {self.sparsity + 1}; "
                 "average -log of the Bayes-optimal probability of the target over samples instead"
             )
         return float(self.mu @ [self._mean_entropy(k) for k in range(self.vocab_size)])
@@ -217,10 +219,12 @@ class SCBTask:
         if not Path(path).is_file():
             raise FileNotFoundError(f"path must name a saved task, but there is no file {str(path)!r}")
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 P, Q = archive["P"], archive["Q"]
         except Exception as error:  # a damaged archive fails in many ways: zip, zlib, header, missing key
-            raise ValueError(f"path must name a file written by SCBTask.save, but {str(path)!r} is not readable: {error}") from error
+            raise ValueError(
+                f"path must name a file written by SCBTask.save, but {str(path)!r} is not readable: {error}"
+            ) from error
         return cls(P, Q)
 
     def __repr__(self) -> str:
@@ -236,7 +240,8 @@ def stationary_distribution(P: ArrayLike) -> FloatArray:
     Raises
     ------
     ValueError
-        If P is reducible: then mu is not unique or not positive.
+        If P is reducible: then mu is not unique or not positive. Also if an entry of mu is too small for double
+        precision.
     """
     P = np.asarray(P, dtype=np.float64)
     size = len(P)
@@ -246,9 +251,20 @@ def stationary_distribution(P: ArrayLike) -> FloatArray:
     if not reachable.all():
         end, start = np.argwhere(~reachable)[0]
         raise ValueError(f"P must be irreducible, but token {end} can never be reached from token {start}")
-    system = np.vstack([P - np.eye(size), np.ones(size)])
-    mu = np.linalg.lstsq(system, np.append(np.zeros(size), 1.0), rcond=None)[0]
-    return mu / mu.sum()
+    # Elimination without subtraction (Grassmann, Taksar and Heyman, 1985): the smallest entries are as precise as the
+    # largest.
+    flow = P.copy()
+    mu = np.ones(size)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for last in range(size - 1, 0, -1):  # watch the chain only while it is at a token before ``last``
+            flow[last, :last] /= flow[:last, last].sum()
+            flow[:last, :last] += np.outer(flow[:last, last], flow[last, :last])
+        for token in range(1, size):
+            mu[token] = flow[token, :token] @ mu[:token]
+        mu /= mu.sum()
+    if not (mu > 0).all():
+        raise ValueError("P must be irreducible in double precision, but some tokens are too rare for it")
+    return mu
 
 
 def _random_mu(vocab_size: int, mu_ratio: float, rng: np.random.Generator) -> FloatArray:
@@ -262,8 +278,9 @@ def _random_mu(vocab_size: int, mu_ratio: float, rng: np.random.Generator) -> Fl
 def _random_P(mu: FloatArray, K_P: float | None, rng: np.random.Generator) -> FloatArray:
     """Draw P with stationary distribution ``mu`` and, where it is given, the signal ``K_P``.
 
-    Mixing a draw with mu 1^T scales its signal down to what is asked for. Where the draw has too little to begin with, smaller
-    concentrations give sharper ones; past these, mixing with the identity, which has all there can be, makes up the rest.
+    Mixing a draw with mu 1^T scales its signal down to what is asked for. Where the draw has too little to begin with,
+    smaller concentrations give sharper ones; past these, mixing with the identity, which has all there can be, makes up
+    the rest.
     """
     independent = np.outer(mu, np.ones(len(mu)))
     limit = 1 - float(mu @ mu)
@@ -284,7 +301,7 @@ def _random_P(mu: FloatArray, K_P: float | None, rng: np.random.Generator) -> Fl
 
 
 def _random_coupling(mu: FloatArray, concentration: float, rng: np.random.Generator) -> FloatArray:
-    """Draw a joint distribution (N, N) of two tokens, both with marginal ``mu``; a small ``concentration`` makes it spiky."""
+    """Draw a joint distribution (N, N) of two tokens, both with marginal ``mu``; a small ``concentration`` is spiky."""
     while True:
         joint = rng.gamma(concentration, size=(len(mu), len(mu))) + 1e-6
         for _ in range(5_000):  # Sinkhorn's iteration; a draw on which it is slow is dropped

@@ -1,7 +1,7 @@
 """Training seen from above: two numbers that summarise V and A, and the flow that they follow.
 
-Preconditioned and projected, gradient descent on the population loss from V = mu 1^T, A = 1 1^T / T never leaves the plane
-V = mu 1^T + alpha_V (P - mu 1^T), A = 1 1^T / T + alpha_A (Q - 1 1^T / T); derived in chapter 3.
+Preconditioned and projected, gradient descent on the population loss from V = mu 1^T, A = 1 1^T / T never leaves the
+plane V = mu 1^T + alpha_V (P - mu 1^T), A = 1 1^T / T + alpha_A (Q - 1 1^T / T); derived in chapter 3.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,8 +34,8 @@ class Alignment(NamedTuple):
 def align(V: torch.Tensor, A: torch.Tensor, task: "SCBTask") -> Alignment:
     """Measure V (N, N) and A (T, N) against a task.
 
-    alpha_V = <V - mu 1^T, P - mu 1^T>_mu / K_P and alpha_A = <A - 1 1^T / T, Q - 1 1^T / T>_mu / K_Q: (0, 0) knows nothing,
-    (1, 1) is optimal if the residuals, what the two coordinates leave unexplained, are 0. Computed in float64.
+    alpha_V = <V - mu 1^T, P - mu 1^T>_mu / K_P and alpha_A = <A - 1 1^T / T, Q - 1 1^T / T>_mu / K_Q: (0, 0) knows
+    nothing, (1, 1) is optimal if the residuals, what the two coordinates leave unexplained, are 0. Computed in float64.
 
     Raises
     ------
@@ -73,8 +73,9 @@ def on_plane(alpha_V: float, alpha_A: float, task: "SCBTask") -> tuple[torch.Ten
 def flow(
     alpha_V: np.ndarray | float, alpha_A: np.ndarray | float, K_P: float, K_Q: float, seq_len: int
 ) -> tuple[np.ndarray | float, np.ndarray | float]:
-    """Return the velocities of both coordinates under preconditioned gradient flow; arrays broadcast. Derived in chapter 3.
+    """Return the velocities of both coordinates under preconditioned gradient flow; arrays broadcast.
 
+    Derived in chapter 3:
     d alpha_V = K_Q alpha_A (1 - alpha_V alpha_A) + (1 - alpha_V) / T,  d alpha_A = K_P alpha_V (1 - alpha_V alpha_A).
     """
     unexplained = 1 - alpha_V * alpha_A
@@ -91,7 +92,7 @@ def trajectory(
 ) -> FloatArray:
     """Return (alpha_V, alpha_A) after 0, 1, ..., ``steps`` exact gradient steps, shape (steps + 1, 2).
 
-    These are the coordinates of full-matrix training on the population loss, to rounding. Step sizes are positive.
+    These are the coordinates of full-matrix training on the population loss, to rounding. Step sizes are at least 0.
 
     Raises
     ------
@@ -104,11 +105,15 @@ def trajectory(
     )
     K_P, K_Q = task.K_P, task.K_Q
     path = np.empty((steps + 1, 2))
-    path[0] = start
+    if len(start) != 2:
+        raise ValueError(f"start must be two numbers, alpha_V and alpha_A, got {start!r}")
+    path[0] = [validate.real("start", value, -1e6, 1e6) for value in start]
     for step in range(steps):
-        path[step + 1] = path[step] + rates * flow(*path[step], K_P, K_Q, task.seq_len)
+        alpha_V, alpha_A = path[step]
+        path[step + 1] = path[step] + rates * flow(alpha_V, alpha_A, K_P, K_Q, task.seq_len)
         if not np.abs(path[step + 1]).max() < 1e6:
             raise ValueError(
-                f"diverged at step {step + 1}: step_size_V = {step_size_V:g} and step_size_A = {step_size_A:g} are too large"
+                f"diverged at step {step + 1}: "
+                f"step_size_V = {step_size_V:g} and step_size_A = {step_size_A:g} are too large"
             )
     return path

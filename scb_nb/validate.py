@@ -36,7 +36,10 @@ def real(name: str, value: Any, low: float, high: float = np.inf) -> float:
     allowed = f"a finite number of at least {low:g}{upper}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {allowed}, got {value!r} of type {type(value).__name__}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = np.inf
     if not np.isfinite(number) or not low <= number <= high:
         raise ValueError(f"{name} must be {allowed}, got {number:g}")
     return number
@@ -63,7 +66,8 @@ def probability_columns(name: str, value: ArrayLike, shape: Sequence[int | None]
     if abs(sums[worst] - 1) > SUM_TOLERANCE:
         where = f"column {worst[0]}" if array.ndim == 2 else "the whole"
         raise ValueError(f"the columns of {name} must each sum to 1, but {where} sums to {sums[worst]:.10g}")
-    array = array / sums
+    # A sum that is one up to rounding stays as it is, so that what came from here comes back bit by bit.
+    array = array / np.where(np.abs(sums - 1) <= len(array) * np.finfo(float).eps, 1.0, sums)
     array.setflags(write=False)
     return array
 
@@ -71,7 +75,9 @@ def probability_columns(name: str, value: ArrayLike, shape: Sequence[int | None]
 def real_array(name: str, value: ArrayLike) -> FloatArray:
     """Return ``value`` as a float64 NumPy array; TypeError if it is not an array of real numbers."""
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
+        if value.is_meta or value.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor on the CPU or a GPU, got {value.layout} on {value.device}")
+        value = (value.double() if value.is_floating_point() else value).numpy(force=True)
     try:
         array = np.asarray(value)
     except ValueError:
@@ -84,17 +90,20 @@ def real_array(name: str, value: ArrayLike) -> FloatArray:
 def index_tensor(name: str, value: Any, ndim: int, size: int, device: torch.device | None = None) -> torch.Tensor:
     """Return ``value`` as an int64 tensor with ``ndim`` axes and entries in [0, size)."""
     try:
-        tensor = torch.as_tensor(value)
+        tensor = value if isinstance(value, torch.Tensor) else torch.tensor(np.array(value, order="C"))
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be an array of integers, got {type(value).__name__}") from None
+        raise TypeError(f"{name} must be a rectangular array of integers, got {type(value).__name__}") from None
+    if tensor.is_meta:
+        raise ValueError(f"{name} must be on the CPU or a GPU, got a tensor on {tensor.device}")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers, got dtype {tensor.dtype}")
     if tensor.ndim != ndim or tensor.numel() == 0:
         raise ValueError(f"{name} must be non-empty with {ndim} axes, got shape {tuple(tensor.shape)}")
+    tensor = tensor.to(device=device, dtype=torch.int64)
     low, high = (int(bound) for bound in torch.aminmax(tensor))
     if low < 0 or high >= size:
         raise ValueError(f"{name} must hold integers from 0 to {size - 1}, got values from {low} to {high}")
-    return tensor.to(device=device, dtype=torch.int64)
+    return tensor
 
 
 def device(value: Device) -> torch.device:
@@ -102,7 +111,9 @@ def device(value: Device) -> torch.device:
     if value is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not isinstance(value, str | torch.device):
-        raise TypeError(f"device must be a string, a torch.device or None, got {value!r} of type {type(value).__name__}")
+        raise TypeError(
+            f"device must be a string, a torch.device or None, got {value!r} of type {type(value).__name__}"
+        )
     try:
         chosen = torch.device(value)
     except RuntimeError:

@@ -1,0 +1,69 @@
+# Everything one does with this repository; needs Python 3.11 or newer with venv and pip. Plain `make` lists it.
+
+PYTHON ?= python3
+PORT ?= 8000
+
+BIN := .venv/bin
+SITE := _build/html
+
+# Jupyter, IPython and Matplotlib keep their files here: the home folder stays clean, and its settings out of the book.
+export JUPYTER_CONFIG_DIR := $(CURDIR)/build/home/jupyter
+export JUPYTER_DATA_DIR := $(CURDIR)/build/home/jupyter
+export IPYTHONDIR := $(CURDIR)/build/home/ipython
+export MPLCONFIGDIR := $(CURDIR)/build/home/matplotlib
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help book serve test check bench lock clean distclean
+
+help: ## list what make can do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo 'PYTHON=python3.12 chooses the Python to set up with, PORT=8080 where to serve.'
+
+# Set up again only when what is to be installed has changed.
+.venv/.ready: requirements.lock pyproject.toml
+	@tools/setup.sh $(PYTHON)
+
+# --all reads every page anew, since otherwise warnings of unchanged pages and changed styles would be missed. What the
+# chapters computed is kept until their code, the package or the lock changes. The last line of the pipe is the status.
+book: .venv/.ready ## build the site: every chapter executed, every warning an error
+	@echo 'Building the book; chapters that have to be executed:'
+	@{ $(BIN)/jupyter-book build . --path-output . --all -W -n --keep-going; echo "status $$?"; } | \
+	  awk -F ': Executed notebook in | seconds' \
+	    'NF > 2 { sub(/.*\//, "", $$1); print "  " $$1, $$2, "s" } sub(/^status /, "") { status = $$0 } END { exit status }'
+	@$(BIN)/python -c 'from pathlib import Path; print("Open", Path("$(SITE)/index.html").resolve().as_uri())'
+
+serve: book ## build the site and serve it to this machine (PORT=8000)
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
+
+test: .venv/.ready ## check style and types, run the tests, run every chapter as a notebook
+	@echo 'Checking style and types ...'
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@echo 'Running the tests ...'
+	@$(BIN)/python -m pytest -n 2 tests --ignore tests/browser --doctest-modules scb_nb
+	@echo 'Running the chapters ...'
+	@$(BIN)/python tools/run_notebooks.py
+
+check: test ## everything: the tests, a build from nothing, the site in a browser
+	@rm -rf _build
+	@$(MAKE) --no-print-directory book
+	@echo 'Checking the site in a browser ...'
+	@$(BIN)/python -m pytest tests/browser
+
+bench: .venv/.ready ## time what should be fast
+	@$(BIN)/python benchmarks/bench.py
+
+# Left out: pip itself, what only some platforms need, and which build of torch (+cpu, +cu130), the user's own choice.
+lock: ## write what .venv holds into requirements.lock
+	@$(BIN)/pip list --format=freeze --exclude-editable --exclude pip > .venv/packages
+	@{ grep '^#' requirements.lock; sed -E '/^(cuda|nvidia|triton)/d; s/[+].*//' .venv/packages; } > .venv/lock
+	@mv .venv/lock requirements.lock
+	@echo 'Wrote requirements.lock'
+
+clean: ## remove what builds and tests made
+	@rm -rf _build build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv as well
+	@rm -rf .venv

@@ -1,0 +1,41 @@
+"""What this book's build needs beyond its settings: an execution cache that knows the package, and MathJax without a network."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util.fileutil import copy_asset_file
+
+ROOT = Path(__file__).parents[2]
+
+
+def key_cache_on_package(app: Sphinx, config: Config) -> None:
+    """Execute chapters anew whenever the package or the lock has changed.
+
+    Jupyter's cache knows a notebook by its code cells alone, and would show results of a package that is gone.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([ROOT / "requirements.lock", *(ROOT / "scb_nb").rglob("*.*")]):
+        if path.suffix != ".pyc" and path.is_file():
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    config.nb_execution_cache_path = str(ROOT / "_build" / ".jupyter_cache" / digest.hexdigest()[:16])
+
+
+def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Put MathJax into the site: one file that needs neither fonts nor other files, from the package in the lock."""
+    if error is None and app.builder.format == "html":
+        spec = importlib.util.find_spec("sphinx-mathjax-offline")
+        assert spec is not None and spec.origin is not None
+        source = Path(spec.origin).parent / "static" / app.config.mathjax_path
+        target = Path(app.outdir) / "_static" / "mathjax"
+        target.mkdir(parents=True, exist_ok=True)
+        copy_asset_file(source, target)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("config-inited", key_cache_on_package, priority=900)
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

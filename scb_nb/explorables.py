@@ -1,0 +1,137 @@
+"""Interactive pictures that need no kernel.
+
+One mechanism for all of them: a cell's output is self-contained HTML with native controls and a still picture. The
+script puts the controls in place of the still, which therefore remains where no script runs, and is what gets printed.
+In a running notebook the ``live_*`` functions add ipywidgets sliders that have Python make another explorable.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+from importlib.resources import files
+from typing import Any
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from scb_nb import figures, validate
+from scb_nb.task import SCBTask
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+class Explorable:
+    """An interactive picture: displayed as the last value of a cell, it works with or without a kernel.
+
+    Parameters
+    ----------
+    script : str
+        The name of a file in ``scb_nb/assets`` that defines ``start(stage)``, which fills an empty element from
+        ``data``.
+    data : dict
+        What the script needs, in JSON types.
+    question : str
+        What the reader should find out with it.
+    still : matplotlib Figure
+        The opening state as a picture. It is closed here.
+    alt : str
+        The still in words.
+    """
+
+    def __init__(self, script: str, data: dict[str, Any], *, question: str, still: Figure, alt: str) -> None:
+        self._script, self._data, self._question, self._alt = script, data, question, alt
+        buffer = io.BytesIO()
+        still.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+        plt.close(still)
+        self._png = buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        assets = files("scb_nb") / "assets"
+        style, shared, script = (
+            (assets / name).read_text(encoding="utf-8") for name in ("explorable.css", "explorable.js", self._script)
+        )
+        # "</" would end the script element from within a string.
+        data = json.dumps(self._data).replace("</", "<\\/")
+        key = hashlib.sha256((script + data).encode()).hexdigest()[:12]
+        picture = base64.b64encode(self._png).decode()
+        return (
+            f'<div class="scb-explorable" data-scb="{key}"><style>{style}</style>'
+            f'<p class="scb-question">{html.escape(self._question)}</p><div class="scb-stage"></div>'
+            f'<img class="scb-still" alt="{html.escape(self._alt)}" src="data:image/png;base64,{picture}"></div>'
+            f'<script>(() => {{ const data = {data}; {shared} {script} mount("{key}", start); }})();</script>'
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {"text/html": self._repr_html_(), "image/png": self._png, "text/plain": self._alt}
+
+
+def contextual_bigram(task: SCBTask, *, seed: int = 0, query: int = 0) -> Explorable:
+    """Return an explorable of one draw: pick the query, change the context, see what is read and what follows.
+
+    Parameters
+    ----------
+    task : SCBTask
+        With at most 26 tokens and 40 positions, so that it can be drawn.
+    seed : int
+        Draws the context that it opens with.
+    query : int
+        The query that it opens with, from 0 to N - 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of its type or range, or the task is too large to draw.
+    """
+    validate.integer("task.vocab_size", task.vocab_size, 1, len(LETTERS))
+    validate.integer("task.seq_len", task.seq_len, 1, 40)
+    query = validate.integer("query", query, 0, task.vocab_size - 1)
+    context = task.sample(1, seed, device="cpu").tokens[0].numpy()  # (T,)
+    letters = LETTERS[: task.vocab_size]
+    prediction = task.P[:, context] @ task.Q[:, query]  # (N,)
+    read = np.flatnonzero(task.Q[:, query])
+    reads = " and ".join(f"position {t + 1} (token {letters[context[t]]}, weight {task.Q[t, query]:.2f})" for t in read)
+    return Explorable(
+        "contextual_bigram.js",
+        {
+            "P": task.P.round(6).tolist(),
+            "Q": task.Q.round(6).tolist(),
+            "mu": task.mu.round(6).tolist(),
+            "letters": list(letters),
+            "context": context.tolist(),
+            "query": query,
+            "group": f"query-{task.vocab_size}-{task.seq_len}-{seed}",
+        },
+        question="Which context tokens can you change without changing the prediction? Does that depend on the query?",
+        still=_still(task, context, query, prediction),
+        alt=f"With query {letters[query]}, the answer depends on {reads} only; "
+        f"the likeliest answer is {letters[prediction.argmax()]}, with probability {prediction.max():.2f}.",
+    )
+
+
+def _still(task: SCBTask, context: np.ndarray, query: int, prediction: np.ndarray) -> Figure:
+    figure, (above, below) = plt.subplots(2, figsize=(7, 4), constrained_layout=True)
+    above.bar(range(task.seq_len), task.Q[:, query], color=figures.COLOURS["blue"])
+    above.set_xticks(range(task.seq_len), [LETTERS[token] for token in context])
+    above.set(ylabel="weight", title=f"Context; the query is {LETTERS[query]}")
+    below.barh(range(task.vocab_size), prediction, color=figures.COLOURS["blue"])
+    below.plot(
+        task.mu, range(task.vocab_size), "|", color=figures.COLOURS["vermilion"], markersize=14, markeredgewidth=3
+    )
+    below.set_yticks(range(task.vocab_size), list(LETTERS[: task.vocab_size]))
+    below.set(xlim=(0, 1), xlabel="probability of the answer (marks: without any context)")
+    below.invert_yaxis()
+    return figure
+
+
+def live_contextual_bigram() -> ipywidgets.Widget:
+    """Return sliders for the size of a random task, above its explorable; needs a running kernel."""
+
+    def show(vocab_size: int, seq_len: int, sparsity: int, seed: int) -> None:
+        display(contextual_bigram(SCBTask.random(vocab_size, seq_len, min(sparsity, seq_len), seed=seed)))
+
+    return ipywidgets.interactive(show, vocab_size=(2, 8), seq_len=(2, 24), sparsity=(1, 6), seed=(0, 20))

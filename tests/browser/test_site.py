@@ -1,0 +1,306 @@
+"""The built site as readers meet it: complete without a network, on a phone, by keyboard, in the dark, on paper."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
+
+import nbformat
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page, expect
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = re.findall(r"\b(?:root|file): *([\w/-]+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
+MEGABYTES = 8
+
+
+def chapters_with(pattern: str) -> list[str]:
+    return [name for name in CHAPTERS if re.search(pattern, (ROOT / f"{name}.md").read_text(encoding="utf-8"))]
+
+
+def pages(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("visit", names, indirect=True, scope="module")
+
+
+every_page = pages(*CHAPTERS, "search", "genindex")
+every_notebook = pages(*chapters_with("(?m)^kernelspec:"))
+every_page_with_explorables = pages(*chapters_with(r"(?m)^explorables\.(?!live_)\w"))
+
+
+def texts(page: Page, script: str) -> list[str]:
+    """What a JavaScript expression says of an array of elements, one short line each."""
+    return [" ".join(text.split())[:200] for text in page.evaluate(script)]
+
+
+# Nothing is missing
+
+
+@every_page
+def test_everything_comes_from_the_site(visit, book):
+    asked = {url for url in visit.requests if not url.startswith(("data:", "blob:"))}
+    assert [url for url in asked if not url.startswith(book.address)] == []
+    assert visit.failures == []
+
+
+@every_page
+def test_own_style_is_used(visit):
+    own = {path.name for path in (ROOT / "book/_static").glob("*.css")}
+    assert own - {Path(urlsplit(url).path).name for url in visit.requests} == set()
+
+
+@every_page
+def test_no_script_complains(visit):
+    assert visit.errors == []
+
+
+@every_page
+def test_every_formula_is_drawn(visit):
+    undrawn = """[...document.querySelectorAll(".math")]
+        .filter((math) => !math.querySelector("mjx-container svg")).map((math) => math.textContent)"""
+    # MathJax draws a macro that it does not know in red, as text.
+    wrong = """[...document.querySelectorAll('mjx-merror, [data-mjx-error], [data-mml-node="mtext"][fill="red"]')]
+        .map((error) => error.closest("mjx-container").textContent)"""
+    raw = r"""[...document.querySelectorAll("body, body *:not(script, style, pre, pre *, code, code *)")]
+        .flatMap((element) => [...element.childNodes]).filter((node) => node.nodeType === Node.TEXT_NODE)
+        .map((node) => node.data).filter((text) => /\\[(\[]|\$\$|Math input error/.test(text))"""
+    assert texts(visit.page, undrawn) == []
+    assert texts(visit.page, wrong) == []
+    assert texts(visit.page, raw) == []
+
+
+@every_page
+def test_every_picture_is_shown_and_described(visit):
+    images = visit.page.evaluate("""[...document.querySelectorAll("article img")]
+        .map((image) => ({source: image.src.slice(0, 200), alt: image.alt, width: image.naturalWidth}))""")
+    assert [image for image in images if image["width"] == 0] == []
+    assert [image for image in images if not is_sentence(image["alt"])] == []
+
+
+def is_sentence(alt: str) -> bool:
+    return (
+        len(alt.split()) >= 5
+        and alt[0].isupper()
+        and alt.endswith((".", "?", "!"))
+        and not re.search(r"\.(png|svg|jpe?g|gif|webp)\b", alt)
+    )
+
+
+@every_page
+def test_every_picture_is_a_figure_with_number_and_caption(visit):
+    outside = """[...document.querySelectorAll("article img:not(.scb-still)")]
+        .filter((image) => !image.closest("figure")).map((image) => image.alt || image.src)"""
+    captions = visit.page.evaluate("""[...document.querySelectorAll("article figure")].map((figure) =>
+        [".caption-number", ".caption-text"].map((part) => figure.querySelector(part)?.textContent ?? "").join(""))""")
+    assert texts(visit.page, outside) == []
+    assert [caption for caption in captions if not re.match(r"Fig\. [\d.]+ .*\w{3}", caption)] == []
+
+
+@every_page
+def test_every_internal_link_leads_somewhere(visit, book):
+    found = visit.page.evaluate("""[...document.querySelectorAll("a[href], link[href], img[src], script[src]")]
+        .map((element) => element.getAttribute("href") ?? element.getAttribute("src"))""")
+    internal = [link for link in found if not (urlsplit(link).scheme or urlsplit(link).netloc)]
+    assert internal
+    assert [link for link in internal if not leads_somewhere(book.folder, visit.name, link)] == []
+
+
+def leads_somewhere(site: Path, name: str, link: str) -> bool:
+    target = urlsplit(urljoin(f"/{name}.html", link))
+    file = site / unquote(target.path).removeprefix("/")
+    if target.path.endswith("/"):
+        file /= "index.html"
+    return file.is_file() and (not target.fragment or unquote(target.fragment) in ids(file))
+
+
+@cache
+def ids(file: Path) -> set[str]:
+    return set(re.findall(r'\sid="([^"]+)"', file.read_text(encoding="utf-8")))
+
+
+@every_page
+def test_no_widget_waits_for_a_kernel(visit):
+    widgets = visit.page.locator('.jupyter-widgets, script[type="application/vnd.jupyter.widget-view+json"]')
+    expect(widgets).to_have_count(0)
+    expect(visit.page.get_by_text("interactive(children=")).to_have_count(0)
+
+
+@every_page
+def test_page_is_not_too_heavy(visit, weights):
+    weights[visit.name] = visit.weight
+    assert visit.weight < MEGABYTES * 1e6
+
+
+@every_notebook
+def test_notebook_is_offered(visit, book):
+    button = visit.page.locator("a.btn-download-notebook-button")
+    expect(button).to_have_count(1)
+    path = urlsplit(urljoin(visit.page.url, button.get_attribute("href"))).path
+    notebook = nbformat.read(book.folder / unquote(path).removeprefix("/"), as_version=4)
+    nbformat.validate(notebook)
+    assert any(cell.cell_type == "code" for cell in notebook.cells)
+
+
+def test_front_door_leads_to_the_book(book):
+    with book.open("index") as visit:
+        visit.page.wait_for_url(f"{book.address}{CHAPTERS[0]}.html")
+
+
+def test_search_finds_a_word(book):
+    with book.open(CHAPTERS[0]) as visit:
+        visit.page.keyboard.press("Control+k")
+        visit.page.keyboard.type("stationary")
+        visit.page.keyboard.press("Enter")
+        expect(visit.page.locator("#search-results li a").first).to_be_visible()
+
+
+# Every reader can use it
+
+
+@every_page
+def test_light_page_is_accessible(visit, tell):
+    assert barriers(visit.page, "light", tell) == []
+
+
+@every_page
+def test_dark_page_is_accessible(visit, book, tell):
+    with book.open(visit.name, theme="dark") as dark:
+        assert barriers(dark.page, "dark", tell) == []
+
+
+def barriers(page: Page, theme: str, tell: Any) -> list[str]:
+    """What axe finds serious or critical; the rest is told at the end."""
+    expect(page.locator("html")).to_have_attribute("data-theme", theme)
+    # With preload, axe would look for the style sheets that others import in the wrong folder.
+    found = Axe().run(page, options={"resultTypes": ["violations"], "preload": False}).response["violations"]
+    serious = []
+    for violation in found:
+        if violation["impact"] in ("serious", "critical"):
+            serious += [f"{violation['id']}: {node['html']} {node['failureSummary']}" for node in violation["nodes"]]
+        else:
+            tell(f"axe, {violation['impact']}: {violation['id']} ({violation['help']})")
+    return serious
+
+
+@every_page
+def test_page_fits_a_phone(visit):
+    desktop = visit.page.viewport_size
+    visit.page.set_viewport_size({"width": 390, "height": 844})
+    wide = """[...document.querySelectorAll("article *")]
+        .filter((element) => element.getBoundingClientRect().right > innerWidth).map((element) => element.outerHTML)"""
+    overflow = visit.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    culprits = texts(visit.page, wide)[:5]
+    visit.page.set_viewport_size(desktop)
+    assert overflow <= 0, culprits
+
+
+# Explorables
+
+
+@every_page_with_explorables
+def test_explorables_replace_their_stills(visit):
+    for explorable in explorables(visit.page):
+        expect(explorable.locator(".scb-still")).to_be_hidden()
+        expect(explorable.locator("button, input, select").first).to_be_visible()
+
+
+@every_page_with_explorables
+def test_explorables_are_printed_as_stills(visit):
+    visit.page.emulate_media(media="print")
+    for explorable in explorables(visit.page):
+        expect_still(explorable)
+    visit.page.emulate_media(media="null")
+
+
+@every_page_with_explorables
+def test_explorables_are_stills_without_script(visit, book):
+    with book.open(visit.name, java_script_enabled=False) as plain:
+        for explorable in explorables(plain.page):
+            expect_still(explorable)
+
+
+def explorables(page: Page) -> list[Locator]:
+    found = page.locator(".scb-explorable").all()
+    assert found
+    return found
+
+
+def expect_still(explorable: Locator) -> None:
+    expect(explorable.locator(".scb-still")).to_be_visible()
+    expect(explorable.locator("button, input, select").filter(visible=True)).to_have_count(0)
+
+
+@pages("book/sparse_contextual_bigrams")
+def test_contextual_bigram_by_keyboard(visit):
+    page = visit.page
+    explorable = page.locator(".scb-explorable:has(.scb-context)").first
+    source = explorable.locator("xpath=following-sibling::script[1]").text_content()
+    data, _ = json.JSONDecoder().raw_decode(source.split("const data = ", 1)[1])
+    state = right_state(explorable, data)
+    assert outcome(state["summary"]) == outcome(explorable.locator(".scb-still").get_attribute("alt"))
+
+    tab_to(page, ".scb-explorable input[type=radio]")
+    queries = [state["query"]]
+    for _ in data["letters"]:
+        page.keyboard.press("ArrowRight")
+        queries.append(right_state(explorable, data)["query"])
+    assert sorted(queries[1:]) == data["letters"]
+    assert queries[-1] == queries[0]
+
+    tab_to(page, ".scb-explorable fieldset button")
+    page.keyboard.press("Enter")
+    drawn = right_state(explorable, data)
+    assert drawn["context"] != state["context"]
+
+    for position, token in enumerate(drawn["context"]):
+        tab_to(page, ".scb-context button")
+        page.keyboard.press("Space")
+        following = data["letters"][(data["letters"].index(token) + 1) % len(data["letters"])]
+        assert right_state(explorable, data)["context"][position] == following
+    assert visit.errors == []
+
+
+def tab_to(page: Page, selector: str) -> None:
+    for _ in range(500):
+        page.keyboard.press("Tab")
+        if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+            return
+    pytest.fail(f"the Tab key never reaches {selector}")
+
+
+def right_state(explorable: Locator, data: dict[str, Any]) -> dict[str, Any]:
+    """What the explorable shows, once found to be what NumPy computes for the query and context that it shows."""
+    state = explorable.evaluate("""(root) => {
+        const each = (selector, read) => [...root.querySelectorAll(selector)].map(read);
+        const box = (element) => element.getBoundingClientRect();
+        return {
+            query: root.querySelector("input:checked").parentElement.textContent.trim(),
+            context: each(".scb-context button", (button) => button.textContent),
+            heights: each(".scb-weight > div", (bar) => box(bar).height / bar.parentElement.clientHeight),
+            widths: each(".scb-fill", (fill) => box(fill).width / fill.parentElement.clientWidth),
+            numbers: each(".scb-track + span", (number) => Number(number.textContent)),
+            summary: root.querySelector("[aria-live]").textContent,
+        };
+    }""")
+    P, Q, letters = np.array(data["P"]), np.array(data["Q"]), data["letters"]
+    weights = Q[:, letters.index(state["query"])]
+    chances = P[:, [letters.index(token) for token in state["context"]]] @ weights
+    np.testing.assert_allclose(state["heights"], weights / Q.max(), atol=0.02)
+    np.testing.assert_allclose(state["widths"], chances, atol=0.01)
+    np.testing.assert_allclose(state["numbers"], chances, atol=0.0051)
+    read = [int(position) for position in re.findall(r"position (\d+)", state["summary"])]
+    assert read == [t + 1 for t in np.flatnonzero(weights)]
+    assert state["summary"].startswith(f"Query {state['query']} reads ")
+    letter, chance = outcome(state["summary"])
+    assert letter == letters[chances.argmax()]
+    assert chance == pytest.approx(chances.max(), abs=0.0051)
+    return state
+
+
+def outcome(sentence: str) -> tuple[str, float]:
+    """The likeliest answer and its probability."""
+    letter, chance = re.search(r"likeliest answer is (\w), with probability (\d\.\d+)", sentence).groups()
+    return letter, float(chance)

@@ -1,0 +1,523 @@
+"""Whatever is wrong with an input is said at the door, by a ValueError or TypeError that names the argument."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scb_nb import (
+    Batch,
+    LinearTransformer,
+    SCBTask,
+    align,
+    batch_gradients,
+    population_gradients,
+    population_loss,
+    record,
+    theory,
+)
+from scb_nb.model import predict
+from scb_nb.objective import reference_gradients
+from tests.helpers import double
+
+NAN, INF = math.nan, math.inf
+TASK = SCBTask.random(3, 5, 2, seed=0)
+P, Q, MU = double(TASK)
+BATCH = TASK.sample(6, seed=1, device="cpu")
+OTHER_SIZES = SCBTask.random(4, 5, 2, seed=0).sample(6, seed=1, device="cpu")
+OTHER_LENGTH = SCBTask.random(3, 6, 2, seed=0).sample(6, seed=1, device="cpu")
+GOOD_P, GOOD_Q = TASK.P.copy(), TASK.Q.copy()
+ON_META = torch.zeros(2, dtype=torch.int64, device="meta")
+
+
+def with_entry(matrix: np.ndarray, value: float) -> np.ndarray:
+    changed = matrix.copy()
+    changed[0, 1] = value
+    return changed
+
+
+def random(**changes: object) -> SCBTask:
+
+    return SCBTask.random(**{"vocab_size": 3, "seq_len": 5, "sparsity": 2, "seed": 0, **changes})  # type: ignore[arg-type]
+
+
+def stream(**changes: object) -> object:
+    return TASK.stream(**{"seed": 0, "device": "cpu", **changes})  # type: ignore[arg-type]
+
+
+def at_position(value: object) -> None:
+    stream().position = value  # type: ignore[attr-defined]
+
+
+def batch(**changes: object) -> Batch:
+    good = {"tokens": [[0, 1, 2], [2, 1, 0]], "query": [0, 1], "target": [2, 2], "vocab_size": 3}
+    return Batch(**{**good, **changes})  # type: ignore[arg-type]
+
+
+def trajectory(**changes: object) -> np.ndarray:
+    settings = {"steps": 50, "step_size_V": 0.1, "step_size_A": 0.1, **changes}
+    return theory.trajectory(TASK, **settings)  # type: ignore[arg-type]
+
+
+def bad(name: str, error: type[Exception], message: str, call: Callable[[], object]) -> object:
+    return pytest.param(call, error, message, id=name)
+
+
+# Each row: what is wrong; the error; what it must say, as a regular expression; the call. No error may escape as a
+# warning or as anything else, and none may come from within NumPy or torch. Laid out by hand: a row a case.
+# fmt: off
+BAD_INPUTS = [
+    # P
+    bad("P sums", ValueError, r"columns of P must each sum to 1, but column 1 sums to 1\.1",
+        lambda: SCBTask([[0.5, 0.6], [0.5, 0.5]], [[1, 1]])),
+    bad("P stochastic by rows", ValueError, r"columns of P .* column \d sums to",
+        lambda: SCBTask([[0.9, 0.1], [0.5, 0.5]], [[1, 1]])),
+    bad("P just off", ValueError, r"columns of P .* sums to 1\.0000001",
+        lambda: SCBTask([[0.5, 0.5], [0.5000001, 0.5]], [[1, 1]])),
+    bad("P negative", ValueError, r"P must be non-negative, got an entry of -0\.5",
+        lambda: SCBTask([[1.5, 0.5], [-0.5, 0.5]], [[1, 1]])),
+    bad("P NaN", ValueError, r"P must be finite, got nan", lambda: SCBTask(with_entry(GOOD_P, NAN), GOOD_Q)),
+    bad("P inf", ValueError, r"P must be finite, got inf", lambda: SCBTask(with_entry(GOOD_P, INF), GOOD_Q)),
+    bad("P -inf", ValueError, r"P must be finite, got -inf", lambda: SCBTask(with_entry(GOOD_P, -INF), GOOD_Q)),
+    bad("P wide", ValueError, r"P must be square, .* got shape \(1, 2\)", lambda: SCBTask([[1, 1]], [[1, 1]])),
+    bad("P tall", ValueError, r"P must be square, .* got shape \(2, 1\)", lambda: SCBTask([[0.5], [0.5]], [[1]])),
+    bad("P empty", ValueError, r"P must be a non-empty array of shape \(any, any\), got shape \(0, 0\)",
+        lambda: SCBTask(np.empty((0, 0)), [[1]])),
+    bad("P empty list", ValueError, r"P must be a non-empty array .* got shape \(0,\)", lambda: SCBTask([], [[1]])),
+    bad("P 1-D", ValueError, r"P must be .* shape \(any, any\), got shape \(2,\)",
+        lambda: SCBTask([0.5, 0.5], [[1, 1]])),
+    bad("P 3-D", ValueError, r"P must be .* got shape \(1, 3, 3\)", lambda: SCBTask(GOOD_P[None], GOOD_Q)),
+    bad("P scalar", ValueError, r"P must be .* got shape \(\)", lambda: SCBTask(1.0, [[1]])),
+    bad("P ragged", TypeError, r"P must be an array of real numbers, got rows of unequal length",
+        lambda: SCBTask([[1.0, 0.5], [0.5]], [[1, 1]])),
+    bad("P string", TypeError, r"P must be an array of real numbers, got str", lambda: SCBTask("uniform", [[1]])),
+    bad("P strings", TypeError, r"P must be an array of real numbers, got list with dtype <U1",
+        lambda: SCBTask([["1"]], [[1]])),
+    bad("P complex", TypeError, r"P must be an array of real numbers, got ndarray with dtype complex128",
+        lambda: SCBTask(GOOD_P + 0j, GOOD_Q)),
+    bad("P bool", TypeError, r"P must be an array of real numbers, got list with dtype bool",
+        lambda: SCBTask([[True]], [[1]])),
+    bad("P None", TypeError, r"P must be an array of real numbers, got NoneType", lambda: SCBTask(None, [[1]])),
+    bad("P set", TypeError, r"P must be an array of real numbers, got set", lambda: SCBTask({1.0}, [[1]])),
+    bad("P huge integer", TypeError, r"P must be an array of real numbers, got list with dtype object",
+        lambda: SCBTask([[10**400]], [[1]])),
+    bad("P sparse tensor", TypeError, r"P must be a dense tensor .* got torch\.sparse_coo",
+        lambda: SCBTask(P.to_sparse(), Q)),
+    bad("P meta tensor", TypeError, r"P must be a dense tensor .* on meta", lambda: SCBTask(P.to("meta"), Q)),
+    bad("P identity", ValueError, r"P must be irreducible, but token 0 can never be reached from token 1",
+        lambda: SCBTask(np.eye(2), [[1, 1]])),
+    bad("P absorbing", ValueError, r"P must be irreducible, but token 0 can never be reached from token 1",
+        lambda: SCBTask([[0.5, 0], [0.5, 1]], [[1, 1]])),
+    bad("P transient", ValueError, r"P must be irreducible, but token 0 can never be reached from token 1",
+        lambda: SCBTask([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]], [[1, 1, 1]])),
+    bad("P two classes", ValueError, r"P must be irreducible, but token 0 .* from token 2",
+        lambda: SCBTask(np.kron(np.eye(2), np.full((2, 2), 0.5)), [[1] * 4])),
+    bad("P too rare", ValueError, r"P must be irreducible in double precision",
+        lambda: SCBTask([[1, 0.5, 0.5], [1e-200, 0.5, 0], [0, 1e-200, 0.5]], [[1, 1, 1]])),
+    # Q
+    bad("Q sums", ValueError, r"columns of Q must each sum to 1, but column 2 sums to 0",
+        lambda: SCBTask(GOOD_P, [[1, 1, 0]])),
+    bad("Q negative", ValueError, r"Q must be non-negative, got an entry of -1",
+        lambda: SCBTask(GOOD_P, [[2, 1, 1], [-1, 0, 0]])),
+    bad("Q NaN", ValueError, r"Q must be finite, got nan", lambda: SCBTask(GOOD_P, with_entry(GOOD_Q, NAN))),
+    bad("Q inf", ValueError, r"Q must be finite, got inf", lambda: SCBTask(GOOD_P, with_entry(GOOD_Q, INF))),
+    bad("Q other N", ValueError, r"Q must have shape \(any, 3\), got \(1, 2\)", lambda: SCBTask(GOOD_P, [[1, 1]])),
+    bad("Q transposed", ValueError, r"Q must have shape \(any, 3\), got \(3, 5\)", lambda: SCBTask(GOOD_P, GOOD_Q.T)),
+    bad("Q no positions", ValueError, r"Q must be a non-empty array of shape \(any, 3\), got shape \(0, 3\)",
+        lambda: SCBTask(GOOD_P, np.empty((0, 3)))),
+    bad("Q 1-D", ValueError, r"Q must be .* got shape \(3,\)", lambda: SCBTask(GOOD_P, [1, 1, 1])),
+    bad("Q ragged", TypeError, r"Q must be an array of real numbers, got rows of unequal length",
+        lambda: SCBTask(GOOD_P, [[1, 1, 1], [0]])),
+    bad("Q string", TypeError, r"Q must be an array of real numbers, got str", lambda: SCBTask(GOOD_P, "111")),
+    bad("Q complex", TypeError, r"Q must be an array of real numbers, got .* complex128",
+        lambda: SCBTask(GOOD_P, GOOD_Q + 0j)),
+    bad("Q bool", TypeError, r"Q must be an array of real numbers, got .* bool",
+        lambda: SCBTask(GOOD_P, [[True, True, True]])),
+    bad("Q None", TypeError, r"Q must be an array of real numbers, got NoneType", lambda: SCBTask(GOOD_P, None)),
+    # Random tasks
+    *[
+        bad(f"{name} {value!r}", error, rf"{name} must be an integer of at least 1.*, got {re.escape(got)}",
+            lambda name=name, value=value: random(**{name: value}))
+        for name in ("vocab_size", "seq_len", "sparsity")
+        for value, error, got in (
+            (0, ValueError, "0"),
+            (-1, ValueError, "-1"),
+            (2.5, TypeError, "2.5 of type float"),
+            (2.0, TypeError, "2.0 of type float"),
+            ("9", TypeError, "'9' of type str"),
+            (True, TypeError, "the bool True"),
+            (None, TypeError, "None of type NoneType"),
+        )
+    ],
+    bad("sparsity above seq_len", ValueError, r"sparsity must be an integer of at least 1 and at most 5, got 6",
+        lambda: random(sparsity=6)),
+    bad("seed -1", ValueError, r"seed must be an integer of at least 0, got -1", lambda: random(seed=-1)),
+    bad("seed 1.5", TypeError, r"seed must be an integer .* got 1\.5 of type float", lambda: random(seed=1.5)),
+    bad("seed None", TypeError, r"seed must be an integer .* got None", lambda: random(seed=None)),
+    bad("q_floor -0.1", ValueError, r"q_floor must be a finite number of at least 0 and at most 1, got -0\.1",
+        lambda: random(q_floor=-0.1)),
+    bad("q_floor 1.1", ValueError, r"q_floor must be .* at most 1, got 1\.1", lambda: random(q_floor=1.1)),
+    bad("q_floor NaN", ValueError, r"q_floor must be a finite number .* got nan", lambda: random(q_floor=NAN)),
+    bad("q_floor None", TypeError, r"q_floor must be a finite number .* got None of type NoneType",
+        lambda: random(q_floor=None)),
+    bad("mu_ratio 0.5", ValueError, r"mu_ratio must be a finite number of at least 1, got 0\.5",
+        lambda: random(mu_ratio=0.5)),
+    bad("mu_ratio inf", ValueError, r"mu_ratio must be a finite number .* got inf", lambda: random(mu_ratio=INF)),
+    bad("mu_ratio 10^400", ValueError, r"mu_ratio must be a finite number .* got inf",
+        lambda: random(mu_ratio=10**400)),
+    bad("mu_ratio string", TypeError, r"mu_ratio must be a finite number .* got '2' of type str",
+        lambda: random(mu_ratio="2")),
+    bad("mu_ratio bool", TypeError, r"mu_ratio must be a finite number .* got True of type bool",
+        lambda: random(mu_ratio=True)),
+    bad("K_P -0.1", ValueError, r"K_P must be a finite number of at least 0 and at most 0\.653333, got -0\.1",
+        lambda: random(K_P=-0.1)),
+    bad("K_P above its limit", ValueError, r"K_P must be .* at most 0\.653333, got 0\.66", lambda: random(K_P=0.66)),
+    bad("K_P with one token", ValueError, r"K_P must be .* at most 0, got 0\.1", lambda: random(vocab_size=1, K_P=0.1)),
+    bad("K_P NaN", ValueError, r"K_P must be a finite number .* got nan", lambda: random(K_P=NAN)),
+    bad("K_P string", TypeError, r"K_P must be a finite number .* got 'big'", lambda: random(K_P="big")),
+    bad("K_P complex", TypeError, r"K_P must be a finite number .* got 1j of type complex", lambda: random(K_P=1j)),
+    # Streams
+    bad("stream seed -1", ValueError, r"seed must be an integer of at least 0, got -1", lambda: stream(seed=-1)),
+    bad("stream seed string", TypeError, r"seed must be an integer .* got '1' of type str", lambda: stream(seed="1")),
+    *[
+        bad(f"{method} {value!r}", error, rf"batch_size must be an integer of at least 1, got {re.escape(got)}",
+            lambda method=method, value=value: getattr(stream(), method)(value))
+        for method in ("draw", "chunks")
+        for value, error, got in (
+            (0, ValueError, "0"),
+            (-1, ValueError, "-1"),
+            (2.5, TypeError, "2.5 of type float"),
+            ("9", TypeError, "'9' of type str"),
+            (True, TypeError, "the bool True"),
+        )
+    ],
+    bad("sample 0", ValueError, r"batch_size must be an integer of at least 1, got 0", lambda: TASK.sample(0, seed=0)),
+    bad("sample seed", ValueError, r"seed must be an integer of at least 0, got -3", lambda: TASK.sample(1, seed=-3)),
+    bad("position -1", ValueError, r"position must be an integer of at least 0, got -1", lambda: at_position(-1)),
+    bad("position 2.5", TypeError, r"position must be an integer .* got 2\.5", lambda: at_position(2.5)),
+    bad("position None", TypeError, r"position must be an integer .* got None", lambda: at_position(None)),
+    # Devices
+    *[
+        bad(f"device {value!r}", error, rf"device must .* got {re.escape(repr(value))}",
+            lambda value=value: stream(device=value))
+        for value, error in (
+            ("quantum", ValueError),
+            ("", ValueError),
+            ("mps", ValueError),
+            ("meta", ValueError),
+            ("cuda:99", ValueError),
+            ("cpu:1", ValueError),
+            (torch.device("meta"), ValueError),
+            (0, TypeError),
+            (["cpu"], TypeError),
+        )
+    ],
+    bad("model device", ValueError, r"device must .* got 'cuda:99'",
+        lambda: LinearTransformer(GOOD_P, GOOD_Q, device="cuda:99")),
+    # Batches
+    bad("tokens too large", ValueError, r"tokens must hold integers from 0 to 2, got values from 0 to 3",
+        lambda: batch(tokens=[[0, 1, 3], [0, 0, 0]])),
+    bad("tokens negative", ValueError, r"tokens must hold integers from 0 to 2, got values from -1 to 2",
+        lambda: batch(tokens=[[0, 1, -1], [2, 0, 0]])),
+    bad("tokens float", TypeError, r"tokens must hold integers, got dtype torch\.float",
+        lambda: batch(tokens=[[0.0, 1.0], [0.0, 0.0]])),
+    bad("tokens bool", TypeError, r"tokens must hold integers, got dtype torch\.bool",
+        lambda: batch(tokens=[[True], [False]])),
+    bad("tokens complex", TypeError, r"tokens must hold integers, got dtype torch\.complex",
+        lambda: batch(tokens=[[0j], [0j]])),
+    bad("tokens strings", TypeError, r"tokens must be a rectangular array of integers, got list",
+        lambda: batch(tokens=[["a"], ["b"]])),
+    bad("tokens None", TypeError, r"tokens must be a rectangular array of integers, got NoneType",
+        lambda: batch(tokens=None)),
+    bad("tokens ragged", TypeError, r"tokens must be a rectangular array of integers, got list",
+        lambda: batch(tokens=[[0, 1], [0]])),
+    bad("tokens huge", TypeError, r"tokens must be a rectangular array of integers, got list",
+        lambda: batch(tokens=[[10**30], [0]])),
+    bad("tokens huge unsigned", ValueError, r"tokens must hold integers from 0 to 2",
+        lambda: batch(tokens=np.full((2, 1), 2**64 - 1, dtype=np.uint64))),
+    bad("tokens 1-D", ValueError, r"tokens must be non-empty with 2 axes, got shape \(2,\)",
+        lambda: batch(tokens=[0, 1])),
+    bad("tokens empty", ValueError, r"tokens must be non-empty with 2 axes, got shape \(2, 0\)",
+        lambda: batch(tokens=np.empty((2, 0), dtype=int))),
+    bad("tokens on meta", ValueError, r"tokens must be on the CPU or a GPU, got a tensor on meta",
+        lambda: batch(tokens=ON_META[:, None])),
+    bad("query too large", ValueError, r"query must hold integers from 0 to 2, got values from 0 to 3",
+        lambda: batch(query=[0, 3])),
+    bad("query float", TypeError, r"query must hold integers, got dtype", lambda: batch(query=[0.5, 1])),
+    bad("query 2-D", ValueError, r"query must be non-empty with 1 axes, got shape \(2, 1\)",
+        lambda: batch(query=[[0], [1]])),
+    bad("query short", ValueError, r"query must have one entry per row of tokens \(2\), got 1",
+        lambda: batch(query=[0])),
+    bad("query on meta", ValueError, r"query must be on the CPU or a GPU, got a tensor on meta",
+        lambda: batch(query=ON_META)),
+    bad("target negative", ValueError, r"target must hold integers from 0 to 2, got values from -1 to 0",
+        lambda: batch(target=[0, -1])),
+    bad("target bool", TypeError, r"target must hold integers, got dtype torch\.bool",
+        lambda: batch(target=[True, False])),
+    bad("target long", ValueError, r"target must have one entry per row of tokens \(2\), got 3",
+        lambda: batch(target=[0, 1, 2])),
+    bad("batch vocab_size 0", ValueError, r"vocab_size must be an integer of at least 1, got 0",
+        lambda: batch(vocab_size=0)),
+    bad("batch vocab_size 3.0", TypeError, r"vocab_size must be an integer .* got 3\.0 of type float",
+        lambda: batch(vocab_size=3.0)),
+    bad("batch[0]", TypeError, r"a batch takes a slice of samples such as batch\[:8\], got 0", lambda: BATCH[0]),
+    bad("batch[[0, 1]]", TypeError, r"a batch takes a slice of samples .* got \[0, 1\]", lambda: BATCH[[0, 1]]),
+    bad("batch[::-1]", ValueError, r"a batch takes slices with a step of at least 1, got slice", lambda: BATCH[::-1]),
+    # Models
+    bad("V not square", ValueError, r"V must be a non-empty square matrix \(N, N\), got shape \(2, 3\)",
+        lambda: LinearTransformer(GOOD_P[:2], GOOD_Q)),
+    bad("V 1-D", ValueError, r"V must be a non-empty square matrix .* got shape \(3,\)",
+        lambda: LinearTransformer(GOOD_P[0], GOOD_Q)),
+    bad("V empty", ValueError, r"V must be a non-empty square matrix .* got shape \(0, 0\)",
+        lambda: LinearTransformer(np.empty((0, 0)), GOOD_Q)),
+    bad("V NaN", ValueError, r"V must be finite in torch\.float32, got a NaN or an infinity",
+        lambda: LinearTransformer(with_entry(GOOD_P, NAN), GOOD_Q)),
+    bad("V too large for float32", ValueError, r"V must be finite in torch\.float32",
+        lambda: LinearTransformer(GOOD_P * 1e300, GOOD_Q)),
+    bad("V strings", TypeError, r"V must be an array of real numbers, got list",
+        lambda: LinearTransformer([["a"]], GOOD_Q)),
+    bad("V None", TypeError, r"V must be an array of real numbers, got NoneType",
+        lambda: LinearTransformer(None, GOOD_Q)),
+    bad("V integer tensor", TypeError, r"dtype must be a floating-point torch\.dtype, got torch\.int64",
+        lambda: LinearTransformer(P.long(), Q)),
+    bad("A of other N", ValueError, r"A must have shape \(T, 3\), .* got \(5, 2\)",
+        lambda: LinearTransformer(GOOD_P, GOOD_Q[:, :2])),
+    bad("A transposed", ValueError, r"A must have shape \(T, 3\), .* got \(3, 5\)",
+        lambda: LinearTransformer(GOOD_P, GOOD_Q.T)),
+    bad("A no positions", ValueError, r"A must have shape \(T, 3\), .* got \(0, 3\)",
+        lambda: LinearTransformer(GOOD_P, GOOD_Q[:0])),
+    bad("A inf", ValueError, r"A must be finite in torch\.float32",
+        lambda: LinearTransformer(GOOD_P, with_entry(GOOD_Q, INF))),
+    bad("A ragged", TypeError, r"A must be an array of real numbers, got rows of unequal length",
+        lambda: LinearTransformer(GOOD_P, [[1, 1, 1], [0]])),
+    bad("dtype int64", TypeError, r"dtype must be a floating-point torch\.dtype, got torch\.int64",
+        lambda: LinearTransformer(GOOD_P, GOOD_Q, dtype=torch.int64)),
+    bad("dtype string", TypeError, r"dtype must be a floating-point torch\.dtype, got 'float32'",
+        lambda: LinearTransformer(GOOD_P, GOOD_Q, dtype="float32")),
+    bad("uniform mu sums", ValueError, r"mu must each sum to 1, but the whole sums to 1\.1",
+        lambda: LinearTransformer.uniform([0.5, 0.6], 3)),
+    bad("uniform mu 2-D", ValueError, r"mu must be a non-empty array of shape \(any\), got shape \(3, 3\)",
+        lambda: LinearTransformer.uniform(GOOD_P, 3)),
+    bad("uniform mu None", TypeError, r"mu must be an array of real numbers, got NoneType",
+        lambda: LinearTransformer.uniform(None, 3)),
+    bad("uniform seq_len 0", ValueError, r"seq_len must be an integer of at least 1, got 0",
+        lambda: LinearTransformer.uniform([0.5, 0.5], 0)),
+    bad("model called with tensors", TypeError, r"batch must be an scb_nb\.Batch, got Tensor",
+        lambda: LinearTransformer(P, Q)(BATCH.tokens)),
+    # V, A and a batch or a task that do not fit each other
+    *[
+        bad(f"{name}: {what}", error, message, lambda function=function, arguments=arguments: function(*arguments))
+        for name, function in (
+            ("predict", predict),
+            ("batch_gradients", batch_gradients),
+            ("reference_gradients", reference_gradients),
+        )
+        for what, error, message, arguments in (
+            ("V NumPy", TypeError, r"V must be a floating-point tensor, got ndarray", (GOOD_P, Q, BATCH)),
+            ("A list", TypeError, r"A must be a floating-point tensor, got list", (P, GOOD_Q.tolist(), BATCH)),
+            ("V integer", TypeError, r"V must be a floating-point tensor, got dtype torch\.int64",
+                (P.long(), Q, BATCH)),
+            ("V not square", ValueError, r"V must be a non-empty square matrix .* got shape \(2, 3\)",
+                (P[:2], Q, BATCH)),
+            ("A transposed", ValueError, r"A must have shape \(T, 3\), .* got \(3, 5\)", (P, Q.T, BATCH)),
+            ("mixed dtypes", ValueError,
+                r"A must have the dtype and device of V, torch\.float64 on cpu, got torch\.float32 on cpu",
+                (P, Q.float(), BATCH)),
+            ("mixed devices", ValueError, r"A must have the dtype and device of V, .* on cpu, got .* on meta",
+                (P, Q.to("meta"), BATCH)),
+            ("batch on another device", ValueError, r"batch must be on the device of V, meta, got cpu",
+                (P.to("meta"), Q.to("meta"), BATCH)),
+            ("batch of other N", ValueError, r"batch must have vocab_size 3 and seq_len 5 as V and A have, got 4 and 5",
+                (P, Q, OTHER_SIZES)),
+            ("batch of other T", ValueError, r"batch must have vocab_size 3 and seq_len 5 as V and A have, got 3 and 6",
+                (P, Q, OTHER_LENGTH)),
+            ("batch a tensor", TypeError, r"batch must be an scb_nb\.Batch, got Tensor", (P, Q, BATCH.tokens)),
+            ("batch a tuple", TypeError, r"batch must be an scb_nb\.Batch, got (tuple|Tensor)", (P, Q, tuple(BATCH))),
+            ("batch None", TypeError, r"batch must be an scb_nb\.Batch( or an iterable of them)?, got NoneType",
+                (P, Q, None)),
+            ("batch a number", TypeError, r"batch must be an scb_nb\.Batch( or an iterable of them)?, got int",
+                (P, Q, 6)),
+        )
+    ],
+    bad("predict: list of batches", TypeError, r"batch must be an scb_nb\.Batch, got list",
+        lambda: predict(P, Q, [BATCH])),
+    bad("reference_gradients: list", TypeError, r"batch must be an scb_nb\.Batch, got list",
+        lambda: reference_gradients(P, Q, [BATCH])),
+    bad("reference_gradients: no sample", ValueError, r"batch must hold at least one sample, got none",
+        lambda: reference_gradients(P, Q, BATCH[6:])),
+    bad("batch_gradients: no batch", ValueError, r"batch must hold at least one sample, got none",
+        lambda: batch_gradients(P, Q, [])),
+    bad("batch_gradients: no sample", ValueError, r"batch must hold at least one sample, got none",
+        lambda: batch_gradients(P, Q, BATCH[6:])),
+    bad("batch_gradients: bad part", ValueError, r"batch must have vocab_size 3 and seq_len 5 .* got 3 and 6",
+        lambda: batch_gradients(P, Q, [BATCH, OTHER_LENGTH])),
+    bad("batch_gradients: numbers", TypeError, r"batch must be an scb_nb\.Batch, got int",
+        lambda: batch_gradients(P, Q, [1, 2])),
+    *[
+        bad(f"{name}: {what}", error, message,
+            lambda function=function, arguments=arguments: function(*arguments, TASK))
+        for name, function in (
+            ("population_loss", population_loss),
+            ("population_gradients", population_gradients),
+            ("align", align),
+        )
+        for what, error, message, arguments in (
+            ("V NumPy", TypeError, r"V must be a floating-point tensor, got ndarray", (GOOD_P, Q)),
+            ("A None", TypeError, r"A must be a floating-point tensor, got NoneType", (P, None)),
+            ("A integer", TypeError, r"A must be a floating-point tensor, got dtype torch\.int64", (P, Q.long())),
+            ("V not square", ValueError, r"V must be a non-empty square matrix .* got shape \(3, 2\)", (P[:, :2], Q)),
+            ("A of other N", ValueError, r"A must have shape \(T, 3\), .* got \(5, 2\)", (P, Q[:, :2])),
+            ("A of other T", ValueError, r"A must have the shape of the task's Q, \(5, 3\), got \(4, 3\)", (P, Q[:4])),
+            ("both of other N", ValueError, r"A must have the shape of the task's Q, \(5, 3\), got \(5, 2\)",
+                (P[:2, :2], Q[:, :2])),
+            ("mixed dtypes", ValueError, r"A must have the dtype and device of V", (P.float(), Q)),
+            ("mixed devices", ValueError, r"A must have the dtype and device of V", (P, Q.to("meta"))),
+        )
+    ],
+    # Trajectories
+    bad("steps -1", ValueError, r"steps must be an integer of at least 0, got -1", lambda: trajectory(steps=-1)),
+    bad("steps 1.5", TypeError, r"steps must be an integer .* got 1\.5", lambda: trajectory(steps=1.5)),
+    bad("step_size_V negative", ValueError, r"step_size_V must be a finite number of at least 0, got -0\.1",
+        lambda: trajectory(step_size_V=-0.1)),
+    bad("step_size_A negative", ValueError, r"step_size_A must be a finite number of at least 0, got -1",
+        lambda: trajectory(step_size_A=-1)),
+    bad("step_size_A NaN", ValueError, r"step_size_A must be a finite number .* got nan",
+        lambda: trajectory(step_size_A=NAN)),
+    bad("step_size_V string", TypeError, r"step_size_V must be a finite number .* got '0\.1'",
+        lambda: trajectory(step_size_V="0.1")),
+    bad("diverging", ValueError, r"diverged at step \d+: step_size_V = 90 and step_size_A = 80 are too large",
+        lambda: trajectory(step_size_V=90, step_size_A=80)),
+    bad("start NaN", ValueError, r"start must be a finite number .* got nan", lambda: trajectory(start=(NAN, 0.0))),
+    bad("start of three", ValueError, r"start must be two numbers, .* got \(0, 0, 0\)",
+        lambda: trajectory(start=(0, 0, 0))),
+    bad("start strings", TypeError, r"start must be a finite number .* got 'a'", lambda: trajectory(start=("a", "b"))),
+    # Numbers for the prose
+    bad("record nothing", TypeError, r"record takes at least one name=value, got none", lambda: record()),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD_INPUTS)
+def test_bad_input_is_refused_at_the_door(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    assert type(caught.value) is error
+    assert re.search(message, str(caught.value))
+
+
+def test_there_are_many_bad_inputs_each_named_once() -> None:
+    names = [parameters.id for parameters in BAD_INPUTS]  # type: ignore[attr-defined]
+    assert len(names) >= 50
+    assert len(set(names)) == len(names)
+
+
+def test_a_refused_draw_leaves_the_stream_where_it_was() -> None:
+    s = TASK.stream(0, device="cpu")
+    s.draw(3)
+    for call in (lambda: s.draw(0), lambda: s.chunks(-1), lambda: setattr(s, "position", -1)):
+        with pytest.raises(ValueError, match="must be an integer of at least"):
+            call()
+    assert s.position == 3
+
+
+# What is allowed at the edge
+
+
+def test_edges_of_what_is_allowed() -> None:
+    one = SCBTask.random(1, 1, 1, seed=0, q_floor=0, mu_ratio=1, K_P=0)
+    assert (one.P.tolist(), one.Q.tolist(), one.mu.tolist()) == ([[1]], [[1]], [1])
+    random(seed=2**200, q_floor=np.float32(1), mu_ratio=np.int64(3), sparsity=np.int8(5), K_P=0.5)
+    assert len(TASK.stream(np.int64(2), device=torch.device("cpu")).draw(np.int32(4))) == 4
+    assert len(TASK.stream(2, device="cpu:0").draw(1)) == 1
+    assert BATCH[4:99].tokens.shape == (2, 5)
+    assert predict(P, Q, BATCH[6:]).shape == (0, 3)
+    read_only = np.array([[0, 1], [1, 0]], dtype=np.uint16)
+    read_only.setflags(write=False)
+    assert batch(tokens=read_only[::-1], query=np.array([1, 0])).tokens.tolist() == [[1, 0], [0, 1]]
+    assert LinearTransformer(P.bfloat16(), Q.bfloat16()).V.dtype == torch.bfloat16
+    assert trajectory(step_size_A=0.0)[-1, 1] == 0
+
+
+# Files
+
+
+def saved(folder: Path) -> Path:
+    TASK.save(folder / "task.npz")
+    return folder / "task.npz"
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "cut in the middle": lambda content: content[: len(content) // 2],
+    "last byte missing": lambda content: content[:-1],
+    "beginning missing": lambda content: content[10:],
+    "middle overwritten": lambda content: content[:100] + bytes(40) + content[140:],
+    "text": lambda content: b"P = [[0.5, 0.5], [0.5, 0.5]]\n",
+    "zip magic only": lambda content: content[:4],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_file_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"path must name a file written by SCBTask\.save, but '.*task\.npz' is not"):
+        SCBTask.load(path)
+
+
+@pytest.mark.parametrize("mask", [0x01, 0xFF])
+def test_any_wrong_byte_is_refused_or_harmless(mask: int, tmp_path: Path) -> None:
+    """Harmless are the bytes that do not matter, such as the date within the archive."""
+    path = saved(tmp_path)
+    content = path.read_bytes()
+    refused = 0
+    for index in range(len(content)):
+        path.write_bytes(content[:index] + bytes([content[index] ^ mask]) + content[index + 1 :])
+        try:
+            task = SCBTask.load(path)
+        except ValueError:
+            refused += 1
+        else:
+            assert np.array_equal(task.P, TASK.P)
+            assert np.array_equal(task.Q, TASK.Q)
+    assert refused > len(content) / 2
+
+
+CONTENTS = {
+    "no Q": ({"P": GOOD_P}, r"not readable: .*Q"),
+    "no P": ({"Q": GOOD_Q}, r"not readable: .*P"),
+    "pickled objects": ({"P": GOOD_P.astype(object), "Q": GOOD_Q}, r"not readable: Object arrays cannot be loaded"),
+    "P not stochastic": ({"P": 2 * GOOD_P, "Q": GOOD_Q}, r"columns of P must each sum to 1"),
+    "P reducible": ({"P": np.eye(3), "Q": GOOD_Q}, r"P must be irreducible"),
+    "Q of other N": ({"P": GOOD_P, "Q": np.ones((1, 2))}, r"Q must have shape \(any, 3\), got \(1, 2\)"),
+    "Q NaN": ({"P": GOOD_P, "Q": with_entry(GOOD_Q, NAN)}, r"Q must be finite, got nan"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "message"), CONTENTS.values(), ids=CONTENTS.keys())
+def test_archive_without_a_valid_task_is_refused(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "task.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        SCBTask.load(tmp_path / "task.npz")
+
+
+def test_archive_of_strings_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "task.npz", P=np.array([["a"]]), Q=GOOD_Q)
+    with pytest.raises(TypeError, match="P must be an array of real numbers"):
+        SCBTask.load(tmp_path / "task.npz")
+
+
+def test_single_array_is_no_archive(tmp_path: Path) -> None:
+    np.save(tmp_path / "task.npy", GOOD_P)
+    with pytest.raises(ValueError, match=r"path must name a file written by SCBTask\.save"):
+        SCBTask.load(tmp_path / "task.npy")
+
+
+@pytest.mark.parametrize("name", ["missing.npz", "."])
+def test_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"path must name a saved task, but there is no file '.*'"):
+        SCBTask.load(tmp_path / name)
