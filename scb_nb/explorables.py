@@ -2,7 +2,7 @@
 
 One mechanism for all of them: a cell's output is self-contained HTML with native controls and a still picture. The
 script puts the controls in place of the still, which therefore remains where no script runs, and is what gets printed.
-In a running notebook the ``live_*`` functions add ipywidgets sliders that have Python make another explorable.
+In a running notebook the ``live_*`` functions add ipywidgets sliders that have Python draw it anew for other settings.
 """
 
 import base64
@@ -16,7 +16,6 @@ from typing import Any
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import display
 from matplotlib.figure import Figure
 
 from scb_nb import figures, validate
@@ -37,18 +36,18 @@ class Explorable:
         What the script needs, in JSON types.
     question : str
         What the reader should find out with it.
-    still : matplotlib Figure
+    still : matplotlib.figure.Figure
         The opening state as a picture. It is closed here.
     alt : str
         The still in words.
     """
 
     def __init__(self, script: str, data: dict[str, Any], *, question: str, still: Figure, alt: str) -> None:
-        self._script, self._data, self._question, self._alt = script, data, question, alt
+        self._script, self._data, self._question, self.alt = script, data, question, alt
         buffer = io.BytesIO()
         still.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
         plt.close(still)
-        self._png = buffer.getvalue()
+        self.png = buffer.getvalue()
 
     def _repr_html_(self) -> str:
         assets = files("scb_nb") / "assets"
@@ -58,16 +57,16 @@ class Explorable:
         # "</" would end the script element from within a string.
         data = json.dumps(self._data).replace("</", "<\\/")
         key = hashlib.sha256((script + data).encode()).hexdigest()[:12]
-        picture = base64.b64encode(self._png).decode()
+        picture = base64.b64encode(self.png).decode()
         return (
             f'<div class="scb-explorable" data-scb="{key}"><style>{style}</style>'
             f'<p class="scb-question">{html.escape(self._question)}</p><div class="scb-stage"></div>'
-            f'<img class="scb-still" alt="{html.escape(self._alt)}" src="data:image/png;base64,{picture}"></div>'
+            f'<img class="scb-still" alt="{html.escape(self.alt)}" src="data:image/png;base64,{picture}"></div>'
             f'<script>(() => {{ const data = {data}; {shared} {script} mount("{key}", start); }})();</script>'
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return {"text/html": self._repr_html_(), "image/png": self._png, "text/plain": self._alt}
+        return {"text/html": self._repr_html_(), "image/png": self.png, "text/plain": self.alt}
 
 
 def contextual_bigram(task: SCBTask, *, seed: int = 0, query: int = 0) -> Explorable:
@@ -129,9 +128,23 @@ def _still(task: SCBTask, context: np.ndarray, query: int, prediction: np.ndarra
 
 
 def live_contextual_bigram() -> ipywidgets.Widget:
-    """Return sliders for the size of a random task, above its explorable; needs a running kernel."""
+    """Return sliders for a random task and the query, above the picture of one draw; needs a running kernel."""
+    # ipywidgets.interactive would put an Output widget here, and nbclient, which executes the book, can hang on these.
+    ranges = {"vocab_size": (2, 8), "seq_len": (2, 24), "sparsity": (1, 6), "query": (0, 7), "seed": (0, 20)}
+    start = {"vocab_size": 4, "seq_len": 12, "sparsity": 2, "query": 0, "seed": 0}
+    sliders = {
+        name: ipywidgets.IntSlider(start[name], *bounds, description=name, continuous_update=False)
+        for name, bounds in ranges.items()
+    }
+    picture, words = ipywidgets.Image(format="png"), ipywidgets.Label()
 
-    def show(vocab_size: int, seq_len: int, sparsity: int, seed: int) -> None:
-        display(contextual_bigram(SCBTask.random(vocab_size, seq_len, min(sparsity, seq_len), seed=seed)))
+    def redraw(_: Any = None) -> None:
+        size, length, sparsity, query, seed = (slider.value for slider in sliders.values())
+        task = SCBTask.random(size, length, min(sparsity, length), seed=seed)
+        drawn = contextual_bigram(task, query=min(query, size - 1), seed=seed)
+        picture.value, words.value = drawn.png, drawn.alt
 
-    return ipywidgets.interactive(show, vocab_size=(2, 8), seq_len=(2, 24), sparsity=(1, 6), seed=(0, 20))
+    for slider in sliders.values():
+        slider.observe(redraw, "value")
+    redraw()
+    return ipywidgets.VBox([*sliders.values(), picture, words])

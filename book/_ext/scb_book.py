@@ -1,4 +1,4 @@
-"""What this book's build needs beyond its settings: an execution cache that knows the package, and MathJax without a network."""
+"""What the build needs beyond its settings: a cache that knows the package, and MathJax without a network."""
 
 import hashlib
 import importlib.util

@@ -141,5 +141,5 @@ def weights(tell: Any) -> Iterator[dict[str, int]]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in sorted(config.stash.get(lines, set())):
+    for line in sorted(config.stash.setdefault(lines, set[str]())):
         terminalreporter.write_line(line)

@@ -1,0 +1,208 @@
+"""What the chapters say of themselves: claims outside the package, exercises, figures, references to tests."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scb_nb import SCBTask, checks, explorables
+from scb_nb.checks import EXERCISES, check
+from scb_nb.task import stationary_distribution
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = [ROOT / "book" / f"{name}.md" for name in ("bigrams", "sparse_contextual_bigrams", "linear_transformer")]
+chapters = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+
+# What a reader might answer: right answers, and typical wrong ones.
+RIGHT_CHOICES = {"scb-predict": "b", "transformer-predict": "b"}
+
+
+def cells(chapter: Path) -> list[str]:
+    """Return the code cells of a chapter, options included."""
+    return re.findall(r"^```\{code-cell\}.*?^```$", chapter.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def posterior(P: np.ndarray, Q: np.ndarray, context: np.ndarray, query: int, answer: int) -> np.ndarray:
+    joint = Q[:, query] * P[answer, context]
+    return joint / joint.sum()
+
+
+def loss_on_plane(
+    alpha_V: float, alpha_A: float, K_P: float, K_Q: float, seq_len: int, mu_squared: float, price: float = 1.0
+) -> float:
+    product = K_Q * ((1 - alpha_V * alpha_A) ** 2 - 1)
+    factor = ((1 - alpha_V) ** 2 - 1) / seq_len
+    return 0.5 - 0.5 * mu_squared + 0.5 * K_P * (product + price * factor)
+
+
+@chapters
+def test_every_chapter_has_goals_three_exercises_checks_and_solutions(chapter: Path) -> None:
+    text = chapter.read_text(encoding="utf-8")
+    for word in ("**You will**", "**You need**", "**Time**", "**Predict.**", "**Derive.**", "**Experiment.**"):
+        assert word in text
+    exercises = re.findall(r"\{exercise-start\}\n:label: (\S+)", text)
+    assert len(exercises) >= 3
+    assert re.findall(r"\{solution-start\} (\S+)\n:class: dropdown", text) == exercises
+    checked = re.findall(r'verdict = check\("([\w-]+)"', text)
+    assert [f"ex-{name}" for name in checked] == exercises, "each solution must pass its own check"
+    assert text.count("assert verdict") == len(exercises)
+    for name in checked:
+        assert f'\ncheck("{name}"' in text, "the reader's cell must call the check"
+
+
+@chapters
+def test_every_box_points_to_a_test_that_exists(chapter: Path) -> None:
+    text = chapter.read_text(encoding="utf-8")
+    boxes = re.findall(r"````\{prf:(?:definition|proposition|theorem|lemma)\}.*?^````$", text, re.MULTILINE | re.DOTALL)
+    assert boxes
+    for reference in re.findall(r"`(tests/[\w./]+(?:::\w+)?)`", text):
+        path, _, function = reference.partition("::")
+        assert (ROOT / path).is_file(), reference
+        assert not function or f"def {function}(" in (ROOT / path).read_text(encoding="utf-8"), reference
+    claims = [box for box in boxes if "{prf:definition}" not in box.splitlines()[0]]
+    assert all("*Held by*" in box for box in claims)
+
+
+@chapters
+def test_every_figure_has_number_caption_and_words(chapter: Path) -> None:
+    drawn = [cell for cell in cells(chapter) if "plt.show()" in cell]
+    assert drawn
+    for cell in drawn:
+        assert re.search(r'^    alt: "[^"]{40,}"$', cell, re.MULTILINE), cell[:200]
+        assert re.search(r"^    name: fig-", cell, re.MULTILINE)
+        assert re.search(r"^    caption: \|", cell, re.MULTILINE)
+
+
+@chapters
+def test_every_quoted_number_is_recorded(chapter: Path) -> None:
+    text = chapter.read_text(encoding="utf-8")
+    quoted = set(re.findall(r"\{glue:text\}`(\w+)", text))
+    code = "\n".join(cells(chapter))
+    missing = {name for name in quoted if f"{name}=" not in code and f'"{name.partition("_")[0]}_' not in code}
+    assert quoted
+    assert missing <= set(re.findall(r"words_\w+", text)), missing
+
+
+@pytest.mark.parametrize("name", sorted(EXERCISES))
+@pytest.mark.parametrize("answer", [None, ..., [], "nonsense", -1.0, lambda *_: None], ids=str)
+def test_checks_tell_and_never_throw(name: str, answer: Any) -> None:
+    verdict = check(name, answer)
+    assert not verdict
+    assert len(verdict.message) > 10
+
+
+@pytest.mark.parametrize(("name", "letter"), RIGHT_CHOICES.items())
+def test_choices_accept_one_letter(name: str, letter: str) -> None:
+    verdicts = {each: check(name, each) for each in "abcd"}
+    assert [each for each in "abcd" if verdicts[each]] == [letter]
+    assert check(name, f" {letter.upper()} ")
+
+
+def test_derivations_accept_the_solution_and_refuse_near_misses() -> None:
+    assert check("scb-derive", posterior)
+    assert not check("scb-derive", lambda P, Q, x, k, y: Q[:, k])  # the prior
+    assert not check("scb-derive", lambda P, Q, x, k, y: Q[:, k] * P[y, x])  # not normalised
+    assert not check("scb-derive", lambda P, Q, x, k, y: posterior(P.T, Q, x, k, y))
+    assert check("transformer-derive", loss_on_plane)
+    without_price = check("transformer-derive", lambda *numbers: loss_on_plane(*numbers, price=0.0))
+    assert not without_price
+    assert "Bayes risk" in without_price.message
+
+
+def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
+    support = np.flatnonzero(checks._unknown_task().Q[:, 2])
+    assert check("scb-experiment", support)
+    assert check("scb-experiment", list(reversed(support.tolist())))
+    assert "from 0" in check("scb-experiment", support + 1).message
+    assert not check("scb-experiment", range(12))
+    task = SCBTask.random(4, 100_000, 2, mu_ratio=2, K_P=0.3, seed=53)
+    slope = np.log(10) / (0.05 * np.sqrt(task.K_P * task.K_Q))
+    assert check("transformer-experiment", slope)
+    assert not check("transformer-experiment", 2 * slope)
+    assert not check("transformer-experiment", 0)
+
+
+def test_unknown_exercise_is_an_error() -> None:
+    with pytest.raises(ValueError, match="exercise must be one of"):
+        check("no-such-exercise", 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_query_alone_says_nothing(seed: int) -> None:
+    """Chapter 2: E[P X q] = mu for every query, here by summing over every context."""
+    task = SCBTask.random(2, 5, 2, mu_ratio=3, seed=seed)
+    contexts = np.stack(np.unravel_index(np.arange(2**5), (2,) * 5))  # (T, 2^T)
+    probability = task.mu[contexts].prod(axis=0)
+    for k in range(2):
+        prediction = np.einsum("mtc,t->mc", task.P[:, contexts], task.Q[:, k]) @ probability
+        np.testing.assert_allclose(prediction, task.mu, atol=1e-14)
+
+
+def test_bigram_facts() -> None:
+    """Chapter 1: entropy is the floor, counting reaches it, a circular text is stationary, a chain forgets."""
+    rng = np.random.default_rng(0)
+    tokens = rng.choice(5, size=400, p=[0.4, 0.3, 0.1, 0.1, 0.1])
+    counts = np.zeros((5, 5))
+    np.add.at(counts, (np.roll(tokens, -1), tokens), 1)  # closed to a circle
+    fitted = counts / counts.sum(axis=0)
+    frequencies = np.bincount(tokens, minlength=5) / len(tokens)
+    np.testing.assert_allclose(fitted @ frequencies, frequencies, atol=1e-15)
+
+    logarithm = np.log(np.where(fitted > 0, fitted, 1))
+    least = -(counts * logarithm).sum() / counts.sum()
+    for _ in range(50):
+        other = rng.dirichlet(np.ones(5), size=5).T
+        cross = -(counts * np.log(other)).sum() / counts.sum()
+        ratio = np.where(fitted > 0, fitted, 1) / np.where(fitted > 0, other, 1)
+        divergence = (counts * np.log(ratio)).sum() / counts.sum()
+        assert cross > least
+        assert cross == pytest.approx(least + divergence)
+
+    P = (counts + 1) / (counts + 1).sum(axis=0)
+    mu, floor = stationary_distribution(P), 1 - 5 * P.min()
+    assert np.sort(np.abs(np.linalg.eigvals(P)))[-2] <= floor
+    for n in range(5):
+        start = np.eye(5)[n]
+        for t in (1, 2, 5):
+            distance = np.abs(np.linalg.matrix_power(P, t) @ start - mu).sum()
+            assert distance <= floor**t * np.abs(start - mu).sum() + 1e-15
+
+
+def test_explorable_is_self_contained_and_carries_a_still() -> None:
+    task = SCBTask.random(4, 12, 2, seed=0)
+    bundle = explorables.contextual_bigram(task, query=1)._repr_mimebundle_()
+    page = bundle["text/html"]
+    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert len(bundle["text/plain"].split()) > 10
+    assert not re.search(r"(src|href)=[\"']?https?:", page)
+    assert 'class="scb-still"' in page
+    assert page.count("<script>") == page.count("</script>") == 1
+    outside_script = re.sub(r"<script>.*</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"<(button|input|select)", outside_script), (
+        "controls are made by the script, or they would be dead"
+    )
+    assert page == explorables.contextual_bigram(task, query=1)._repr_html_(), "same task, same page"
+
+
+def test_live_explorable_redraws_when_a_slider_moves() -> None:
+    *sliders, picture, words = explorables.live_contextual_bigram().children
+    for slider in sliders:
+        before = picture.value, words.value
+        slider.value += 1
+        assert (picture.value, words.value) != before, slider.description
+    for slider in sliders:  # corners at which the query or the sparsity does not fit the size
+        slider.value = slider.max
+    for slider in sliders:
+        slider.value = slider.min
+    assert bytes(picture.value).startswith(b"\x89PNG")
+
+
+def test_device_of_the_chapters_is_explicit_where_numpy_reads_samples() -> None:
+    """A chapter that turns samples to NumPy must ask for the CPU, or it would fail where there is a GPU."""
+    for chapter in CHAPTERS:
+        for call in re.findall(r"(?:task|each|hidden)\.(?:sample|stream)\([^)]*\)", "\n".join(cells(chapter))):
+            assert 'device="cpu"' in call, call
+    assert torch.get_default_dtype() == torch.float32
