@@ -13,7 +13,7 @@ export IPYTHONDIR := $(CURDIR)/build/home/ipython
 export MPLCONFIGDIR := $(CURDIR)/build/home/matplotlib
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book serve test check bench lock clean distclean
+.PHONY: help book serve test check bench picture lock clean distclean
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,9 @@ check: test ## everything: the tests, a build from nothing, the site in a browse
 
 bench: .venv/.ready ## time what should be fast
 	@$(BIN)/python benchmarks/bench.py
+
+picture: .venv/.ready ## draw the landing page's figure for the README
+	@$(BIN)/python tools/draw_picture.py
 
 # Left out: pip itself, what only some platforms need, and which build of torch (+cpu, +cu130), the user's own choice.
 lock: ## write what .venv holds into requirements.lock

@@ -406,11 +406,15 @@ def test_tokens_of_one_word_are_independent(probabilities: np.ndarray) -> None:
 
 
 def test_cumulative_ends_at_one_for_the_last_possible_outcome() -> None:
-    columns = np.array([[0.1, 0.0, 1.0], [0.7, 0.3, 0.0], [0.2, 0.7, 0.0], [0.0, 0.0, 0.0]])
-    edges = cumulative(columns)
-    assert np.array_equal(edges[-1], [1, 1, 1])
-    assert np.array_equal(edges[2], [1, 1, 1])  # 0.1 + 0.7 + 0.2 is 0.9999999999999999
-    np.testing.assert_allclose(edges[:2], [[0.1, 0, 1], [0.8, 0.3, 1]], rtol=1e-15)
+    """Also where rounding leaves the sum short of it: ten times 0.1 is 0.9999999999999999."""
+    tenths = np.array([*[0.1] * 10, 0.0, 0.0])
+    assert tenths.cumsum()[-1] < 1
+    certain = np.array([0.0, 1.0, *[0.0] * 10])
+    edges = cumulative(np.stack([tenths, certain], axis=1))
+    np.testing.assert_allclose(edges[:9, 0], np.arange(1, 10) / 10, rtol=1e-15)
+    assert edges[9:, 0].tolist() == [1, 1, 1]
+    assert edges[:, 1].tolist() == [0, *[1] * 11]
+    assert np.array_equal(cumulative(tenths), edges[:, 0])
 
 
 def test_inverse_finds_the_interval_of_each_number() -> None:

@@ -1,6 +1,7 @@
 """The geometry against brute force, and the two-dimensional picture against full-matrix training."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -139,6 +140,17 @@ def test_trajectory_from_another_start_and_of_no_steps() -> None:
     whole = theory.trajectory(task, 20, step_size_V=0.1, step_size_A=0.3)
     rest = theory.trajectory(task, 12, step_size_V=0.1, step_size_A=0.3, start=tuple(whole[8]))
     np.testing.assert_array_equal(whole[8:], rest)
+
+
+def test_divergence_is_told_at_the_first_step_beyond_a_million() -> None:
+    task = SCBTask.random(3, 5, 2, seed=0)
+    sizes = {"step_size_V": 90, "step_size_A": 80}
+    with pytest.raises(ValueError, match="diverged at step") as caught:
+        theory.trajectory(task, 50, **sizes)
+    [step] = re.findall(r"step (\d+):", str(caught.value))
+    *_, last = theory.trajectory(task, int(step) - 1, **sizes)
+    beyond = last + np.array([90, 80]) * theory.flow(*last, task.K_P, task.K_Q, task.seq_len)
+    assert np.abs(last).max() < 1e6 <= np.abs(beyond).max() < 1e60
 
 
 # The flow

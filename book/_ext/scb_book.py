@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,25 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
         copy_asset_file(source, target)
 
 
+def offer_notebook(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Offer a chapter's executed notebook for download; the theme does so only beside launch buttons."""
+    notebook = Path(app.outdir).parent / "jupyter_execute" / f"{page}.ipynb"
+    if doctree is not None and notebook.is_file():
+        target = Path(app.outdir) / "_sources" / f"{page}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(notebook, target)
+        context["ipynb_source"] = f"{page}.ipynb"
+
+
+def drop_list_role(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Leave the bibliography a plain block: docutils calls it a list, but not its entries items."""
+    wrong, right = '<div role="list" class="citation-list">', '<div class="citation-list">'
+    context["body"] = context.get("body", "").replace(wrong, right)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", key_cache_on_package, priority=900)
+    app.connect("html-page-context", offer_notebook)
+    app.connect("html-page-context", drop_list_role)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -141,5 +141,6 @@ def weights(tell: Any) -> Iterator[dict[str, int]]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in sorted(config.stash.setdefault(lines, set[str]())):
+    told = config.stash.get(lines, None) or set()
+    for line in sorted(told):
         terminalreporter.write_line(line)
