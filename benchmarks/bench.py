@@ -37,7 +37,7 @@ def naive_step(task: SCBTask, model: LinearTransformer, batch_size: int) -> Call
         target = torch.multinomial(P.T[tokens.gather(1, position)[:, 0]], 1)[:, 0]  # (B,)
         V, A = model.V.detach().requires_grad_(), model.A.detach().requires_grad_()
         X = one_hot(tokens, task.vocab_size).to(V.dtype)  # (B, T, N)
-        prediction = torch.einsum("mn,btn,tb->bm", V, X, A[:, query])  # (B, N)
+        prediction = torch.einsum("btn,tb,mn->bm", X, A[:, query], V)  # (B, N)
         residual = one_hot(target, task.vocab_size) - prediction
         (0.5 * residual.square().sum(1).mean()).backward()
 

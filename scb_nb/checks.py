@@ -32,6 +32,13 @@ class Verdict:
         return self.message
 
 
+NOT_YET = Verdict(False, "· Not answered yet: put your answer in place of ...")
+
+
+class NotAnswered(Exception):
+    """The reader's function still returns ... or None."""
+
+
 def check(exercise: str, answer: Any) -> Verdict:
     """Say whether ``answer`` solves the exercise of that name; an answer left at None or ... counts as not yet given.
 
@@ -43,9 +50,11 @@ def check(exercise: str, answer: Any) -> Verdict:
     if exercise not in EXERCISES:
         raise ValueError(f"exercise must be one of {sorted(EXERCISES)}, got {exercise!r}")
     if answer is None or answer is ...:
-        return Verdict(False, "· Not answered yet: put your answer in place of ...")
+        return NOT_YET
     try:
         hint = EXERCISES[exercise](answer)
+    except NotAnswered:
+        return NOT_YET
     except Exception as error:  # the answer is somebody's code in the making: whatever it raises is told, not thrown
         return Verdict(False, f"✗ Your answer could not be checked: {type(error).__name__}: {error}")
     return Verdict(True, "✓ Right.") if hint is None else Verdict(False, f"✗ Not yet. {hint}")
@@ -63,14 +72,16 @@ def exercise(name: str) -> Callable[[Exercise], Exercise]:
 
 def choice(answer: Any, right: str, hints: dict[str, str]) -> str | None:
     """Check a multiple choice: ``hints`` has one hint for each wrong letter."""
-    letter = str(answer).strip().lower()
+    letter = str(answer).strip(" ().").lower()
     if letter == right:
         return None
     return hints.get(letter, f"Answer with one of the letters {', '.join(sorted([right, *hints]))}.")
 
 
 def close(answer: Any, truth: Any, what: str, tolerance: float = 1e-8) -> str | None:
-    """Check numbers: shape first, then the largest difference."""
+    """Check numbers: shape first, then the largest difference; raise NotAnswered where there are none yet."""
+    if answer is None or answer is ...:
+        raise NotAnswered
     answer, truth = np.asarray(answer, dtype=float), np.asarray(truth, dtype=float)
     if answer.shape != truth.shape:
         return f"{what} should have shape {truth.shape}, yours has {answer.shape}."
@@ -116,6 +127,8 @@ def unknown_samples() -> Batch:
 def _(answer: Any) -> str | None:
     truth = set(np.flatnonzero(_unknown_task().Q[:, 2]).tolist())
     given = {int(position) for position in answer}
+    if len(given) != 2:
+        return f"Give exactly two positions, not {len(given)}."
     if given == truth:
         return None
     if given == {position + 1 for position in truth}:
@@ -132,7 +145,7 @@ def _(answer: Any) -> str | None:
         {
             "a": "The part for V is r w^T, averaged: does anything make that vanish on a batch?",
             "c": "One of them is r w^T, averaged, and does not vanish. Compute V^T r for the other.",
-            "d": "Compute V^T r at V = mu 1^T: how does it differ between positions?",
+            "d": "Compute V^T r at V = mu 1^T: how does it differ between tokens?",
         },
     )
 
@@ -160,6 +173,8 @@ def _(answer: Any) -> str | None:
         path = trajectory(task, 3_000, step_size_V=0.05, step_size_A=0.05)
         counts.append(int(np.argmax(path.prod(axis=1) >= 0.5)))
     extra = counts[1] - counts[0]
+    if np.ndim(answer) != 0:
+        return "Answer with one number."
     if abs(float(answer) - extra) <= 0.1 * extra:
         return None
     if abs(float(answer) - counts[1]) <= 0.1 * counts[1]:
@@ -185,8 +200,6 @@ def _(answer: Any) -> str | None:
     tasks.append(SCBTask(P=np.array([[0, 0.5], [1, 0.5]]), Q=np.ones((1, 2))))  # the pair (0, 0) never occurs
     for task in tasks:
         given, mu = answer(task.P), task.mu
-        if given is None or given is ...:
-            return "Your function does not return anything yet."
         entropies = -(task.P * np.log(np.where(task.P > 0, task.P, 1))).sum(axis=0)
         hint = close(given, mu @ entropies, "The entropy rate")
         if hint is None:

@@ -36,7 +36,7 @@ def reference_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch) -> Gradi
     V, A = V.detach().requires_grad_(), A.detach().requires_grad_()
     X = one_hot(batch.tokens, V.shape[1]).to(V.dtype)  # (B, T, N)
     Y = one_hot(batch.target, V.shape[1]).to(V.dtype)  # (B, N)
-    prediction = torch.einsum("mn,btn,tb->bm", V, X, A[:, batch.query])  # (B, N)
+    prediction = torch.einsum("btn,tb,mn->bm", X, A[:, batch.query], V)  # (B, N)
     loss = 0.5 * (Y - prediction).square().sum(1).mean()
     loss.backward()
     assert V.grad is not None and A.grad is not None
@@ -88,7 +88,8 @@ def batch_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch | Iterable[Ba
 def population_loss(V: torch.Tensor, A: torch.Tensor, task: "SCBTask") -> torch.Tensor:
     """Return the expected loss over all samples of the task, a scalar tensor; derived in chapter 3 for any V and A.
 
-    1/2 + sum_k mu_k [ (S ||a_k||^2 + ||V mu||^2 s_k^2) / 2 - C <q_k, a_k> - (mu^T V mu) s_k ], where s_k = 1^T a_k,
+    1/2 + sum_k mu_k [ (S ||a_k||^2 + ||V mu||^2 s_k^2) / 2 - C <q_k, a_k> - (mu^T V mu) s_k ], where
+    s_k = 1^T a_k,
     S = ||V||_mu^2 - ||V mu||^2 and C = <V, P>_mu - mu^T V mu. Differentiable.
     """
     P, Q, mu = _fitting(V, A, task)

@@ -17,7 +17,7 @@ CHAPTERS = [ROOT / "book" / f"{name}.md" for name in ("bigrams", "sparse_context
 chapters = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 
 # What a reader might answer: right answers, and typical wrong ones.
-RIGHT_CHOICES = {"scb-predict": "b", "transformer-predict": "b"}
+RIGHT_CHOICES = {"bigram-predict": "b", "scb-predict": "b", "transformer-predict": "b"}
 
 
 def cells(chapter: Path) -> list[str]:
@@ -99,6 +99,7 @@ def test_choices_accept_one_letter(name: str, letter: str) -> None:
     verdicts = {each: check(name, each) for each in "abcd"}
     assert [each for each in "abcd" if verdicts[each]] == [letter]
     assert check(name, f" {letter.upper()} ")
+    assert check(name, f"({letter})")
 
 
 def test_derivations_accept_the_solution_and_refuse_near_misses() -> None:
@@ -117,12 +118,18 @@ def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
     assert check("scb-experiment", support)
     assert check("scb-experiment", list(reversed(support.tolist())))
     assert "from 0" in check("scb-experiment", support + 1).message
-    assert not check("scb-experiment", range(12))
+    assert "exactly two" in check("scb-experiment", range(12)).message
     task = SCBTask.random(4, 100_000, 2, mu_ratio=2, K_P=0.3, seed=53)
     slope = np.log(10) / (0.05 * np.sqrt(task.K_P * task.K_Q))
     assert check("transformer-experiment", slope)
     assert not check("transformer-experiment", 2 * slope)
     assert not check("transformer-experiment", 0)
+    assert "one number" in check("transformer-experiment", [1.0, 2.0]).message
+
+
+@pytest.mark.parametrize("name", ["bigram-derive", "scb-derive", "transformer-derive"])
+def test_untouched_stub_counts_as_not_answered(name: str) -> None:
+    assert check(name, lambda *_: ...) == checks.NOT_YET
 
 
 def test_unknown_exercise_is_an_error() -> None:
