@@ -197,7 +197,8 @@ def _(answer: Any) -> str | None:
 @exercise("bigram-derive")
 def _(answer: Any) -> str | None:
     tasks = [SCBTask.random(5, 1, 1, mu_ratio=4, seed=seed) for seed in range(3)]
-    tasks.append(SCBTask(P=np.array([[0, 0.5], [1, 0.5]]), Q=np.ones((1, 2))))  # the pair (0, 0) never occurs
+    # A pair that never occurs, and a chain that alternates for ever.
+    tasks += [SCBTask(P=np.array([[0, p], [1, 1 - p]]), Q=np.ones((1, 2))) for p in (0.5, 1.0)]
     for task in tasks:
         given, mu = answer(task.P), task.mu
         entropies = -(task.P * np.log(np.where(task.P > 0, task.P, 1))).sum(axis=0)

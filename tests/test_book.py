@@ -1,5 +1,7 @@
 """What the chapters say of themselves: claims outside the package, exercises, figures, references to tests."""
 
+import ast
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,8 @@ import pytest
 import torch
 
 from scb_nb import SCBTask, checks, explorables
+from scb_nb.chains import stationary_distribution
 from scb_nb.checks import EXERCISES, check
-from scb_nb.task import stationary_distribution
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = [ROOT / "book" / f"{name}.md" for name in ("bigrams", "sparse_contextual_bigrams", "linear_transformer")]
@@ -146,6 +148,43 @@ def test_query_alone_says_nothing(seed: int) -> None:
     for k in range(2):
         prediction = np.einsum("mtc,t->mc", task.P[:, contexts], task.Q[:, k]) @ probability
         np.testing.assert_allclose(prediction, task.mu, atol=1e-14)
+
+
+def chapter_functions(chapter: Path) -> dict[str, Any]:
+    """Return what the chapter's own cells define: its functions, run here on small data."""
+    names: dict[str, Any] = {"np": np, "N": 5}
+    for cell in cells(chapter):
+        source = re.sub(r"\A```.*\n(---\n(.*\n)*?---\n)?|^```$", "", cell, flags=re.MULTILINE)
+        functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+        for function in functions:
+            if function.name not in names:  # a solution may define an exercise's function again
+                exec(compile(ast.Module([function], []), str(chapter), "exec"), names)
+    return names
+
+
+def test_bigram_functions_of_the_chapter() -> None:
+    """Chapter 1, definitions: fit, cross_entropy and gain do what their formulas say, term by term."""
+    chapter = chapter_functions(CHAPTERS[0])
+    tokens = np.random.default_rng(0).choice(5, size=300, p=[0.4, 0.3, 0.1, 0.1, 0.1])
+    P = chapter["fit"](tokens, 0.5)
+    pairs = list(itertools.pairwise(tokens))
+    for n in range(5):
+        followers = [later for earlier, later in pairs if earlier == n]
+        expected = [(followers.count(m) + 0.5) / (len(followers) + 2.5) for m in range(5)]
+        np.testing.assert_allclose(P[:, n], expected)
+    assert chapter["cross_entropy"](P, tokens) == pytest.approx(np.mean([-np.log(P[m, n]) for n, m in pairs]))
+
+    distance, weight = 3, 2.0
+    counts = chapter["count_triples"](tokens, distance)
+    places = [(tokens[t + 1], tokens[t], tokens[t + 1 - distance]) for t in range(distance - 1, len(tokens) - 1)]
+    assert counts.sum() == len(places)
+    saved = np.zeros(5)
+    smoothed = counts.sum(axis=2) + 1
+    for m, k, j in places:
+        bigram = smoothed[m, k] / smoothed[:, k].sum()
+        closer = (places.count((m, k, j)) + weight * bigram) / (counts[:, k, j].sum() + weight)
+        saved[k] += np.log(closer / bigram)
+    np.testing.assert_allclose(chapter["gain"](counts, counts, weight), saved)
 
 
 def test_bigram_facts() -> None:

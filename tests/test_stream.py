@@ -276,6 +276,13 @@ def test_answers_follow_P(device: torch.device) -> None:
         assert chi_square(counts, joint) > ALARM
 
 
+def test_numbers_drawn_in_the_way_meant_for_gpus_are_doubles() -> None:
+    """Single precision would leave out the rarest tokens, unseen by any test of frequencies."""
+    with mock.patch("torch.rand", wraps=torch.rand) as rand:
+        generic_stream(skewed_task(), 0).draw(1)
+    assert {call.kwargs["dtype"] for call in rand.call_args_list} == {torch.float64}
+
+
 @given(tasks(), SEEDS)
 def test_no_impossible_sample_occurs(task: SCBTask, seed: int) -> None:
     """Every answer can come from a readable token (all of P is positive in these tasks) and all are in range."""

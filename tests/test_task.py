@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scb_nb import SCBTask, population_loss
+from scb_nb.chains import stationary_distribution
 from scb_nb.model import predict
-from scb_nb.task import stationary_distribution
 from tests.helpers import SEEDS, double, every_sample, skewed_task, tasks
 
 
