@@ -94,6 +94,8 @@ class Batch:
 class Stream:
     """An endless, reproducible sequence of samples; made by :meth:`scb_nb.SCBTask.stream`.
 
+    Batches share memory with the stream: clone a tensor before writing into it.
+
     Attributes
     ----------
     vocab_size, seq_len : int
@@ -149,10 +151,12 @@ class Stream:
     def chunks(self, batch_size: int) -> Iterator[Batch]:
         """Yield the next ``batch_size`` samples (at least 1) in pieces of bounded memory.
 
-        The cuts fall where blocks end, so they are the same whenever the same samples are asked for.
+        The cuts fall where blocks end, so they are the same whenever the same samples are asked for. All
+        ``batch_size`` samples count as handed out when this is called.
         """
-        batch_size = validate.integer("batch_size", batch_size, 1)
-        return self._chunks(self._position, self._position + batch_size)
+        start = self._position
+        self._position += validate.integer("batch_size", batch_size, 1)  # at once: no sample is handed out twice
+        return self._chunks(start, self._position)
 
     def _chunks(self, start: int, stop: int) -> Iterator[Batch]:
         while start < stop:
@@ -162,7 +166,6 @@ class Stream:
                 self._block_index = index
             rows = min(stop - start, self._block_rows - offset)
             start += rows
-            self._position = start
             yield self._block[offset : offset + rows]
 
     def _make_block(self, index: int) -> Batch:

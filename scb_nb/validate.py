@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 Device = str | torch.device | None
 
-# Columns of P and Q may miss a sum of one by rounding, not by more.
-SUM_TOLERANCE = 1e-8
+# Columns of P and Q may miss a sum of one by the rounding of float32, not by more.
+SUM_TOLERANCE = 1e-6
 
 
 def integer(name: str, value: Any, low: int = 0, high: int | None = None) -> int:

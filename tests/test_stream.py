@@ -91,11 +91,18 @@ def test_samples_do_not_depend_on_how_they_are_asked_for(moves: list[tuple[str, 
         assert stream.position == position
 
 
-def test_position_counts_what_was_handed_out_while_chunks_are_coming() -> None:
-    with mock.patch("scb_nb.stream.BLOCK_TOKENS", 64):
-        stream = skewed_task().stream(0, device="cpu")
+def test_chunks_own_their_samples_from_the_call_on() -> None:
+    with mock.patch("scb_nb.stream.BLOCK_TOKENS", 64):  # blocks of 16 samples
+        stream, whole = skewed_task().stream(0, device="cpu"), skewed_task().stream(0, device="cpu").draw(55)
     stream.draw(5)
-    assert [(len(part), stream.position) for part in stream.chunks(40)] == [(11, 16), (16, 32), (13, 45)]
+    chunks = stream.chunks(40)
+    assert stream.position == 45
+    first = next(chunks)
+    assert equal(stream.draw(10), whole[45:55])
+    rest = list(chunks)
+    assert [len(part) for part in (first, *rest)] == [11, 16, 13]
+    assert equal(first, whole[5:16])
+    assert equal(rest[-1], whole[32:45])
 
 
 def test_a_far_sample_is_reached_directly() -> None:
