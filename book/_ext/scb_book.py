@@ -2,10 +2,11 @@
 
 import hashlib
 import importlib.util
-import shutil
 from pathlib import Path
 from typing import Any
 
+import nbformat
+from jupyter_cache import get_cache
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.fileutil import copy_asset_file
@@ -37,12 +38,17 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 
 def offer_notebook(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Offer a chapter's executed notebook for download; the theme does so only beside launch buttons."""
+    """Offer a chapter's executed notebook for download; the theme does so only beside launch buttons.
+
+    MyST-NB leaves out the outputs of a chapter that came from the cache, so they are put back from there.
+    """
     notebook = Path(app.outdir).parent / "jupyter_execute" / f"{page}.ipynb"
     if doctree is not None and notebook.is_file():
         target = Path(app.outdir) / "_sources" / f"{page}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(notebook, target)
+        cache = get_cache(app.config.nb_execution_cache_path)
+        _, executed = cache.merge_match_into_notebook(nbformat.read(notebook, as_version=4))
+        nbformat.write(executed, target)
         context["ipynb_source"] = f"{page}.ipynb"
 
 

@@ -141,7 +141,7 @@ def test_notebook_is_offered(visit, book):
     path = urlsplit(urljoin(visit.page.url, button.get_attribute("href"))).path
     notebook = nbformat.read(book.folder / unquote(path).removeprefix("/"), as_version=4)
     nbformat.validate(notebook)
-    assert any(cell.cell_type == "code" for cell in notebook.cells)
+    assert any(cell.cell_type == "code" and cell.outputs for cell in notebook.cells)
 
 
 def test_front_door_leads_to_the_book(book):
