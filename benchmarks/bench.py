@@ -28,13 +28,14 @@ SETTINGS = {(5000, 10, 256): 10.0, (500, 3, 512): None}
 def naive_step(task: SCBTask, model: LinearTransformer, batch_size: int) -> Callable[[], None]:
     """Return a function that samples a batch and computes its gradients in the obvious way."""
     P, Q, mu = task.tensors(like=model.V)
-    edges = mu.cumsum(0)[:-1]
+    edges, Q_edges, P_edges = mu.cumsum(0)[:-1], Q.cumsum(0)[:-1].T.contiguous(), P.cumsum(0)[:-1].T.contiguous()
 
     def step() -> None:
         drawn = torch.bucketize(torch.rand(batch_size, task.seq_len + 1), edges, right=True)  # (B, T + 1)
         tokens, query = drawn[:, :-1], drawn[:, -1]
-        position = torch.multinomial(Q.T[query], 1)  # (B, 1)
-        target = torch.multinomial(P.T[tokens.gather(1, position)[:, 0]], 1)[:, 0]  # (B,)
+        position = torch.searchsorted(Q_edges[query], torch.rand(batch_size, 1), right=True)  # (B, 1)
+        selected = tokens.gather(1, position)[:, 0]  # (B,)
+        target = torch.searchsorted(P_edges[selected], torch.rand(batch_size, 1), right=True)[:, 0]  # (B,)
         V, A = model.V.detach().requires_grad_(), model.A.detach().requires_grad_()
         X = one_hot(tokens, task.vocab_size).to(V.dtype)  # (B, T, N)
         prediction = torch.einsum("btn,tb,mn->bm", X, A[:, query], V)  # (B, N)
