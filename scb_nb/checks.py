@@ -70,12 +70,15 @@ def exercise(name: str) -> Callable[[Exercise], Exercise]:
     return register
 
 
-def choice(answer: Any, right: str, hints: dict[str, str]) -> str | None:
-    """Check a multiple choice: ``hints`` has one hint for each wrong letter."""
-    letter = str(answer).strip(" ().").lower()
-    if letter == right:
-        return None
-    return hints.get(letter, f"Answer with one of the letters {', '.join(sorted([right, *hints]))}.")
+def multiple_choice(name: str, right: str, hints: dict[str, str]) -> None:
+    """Register a check that takes a letter: ``right``, or one of those that have a hint."""
+
+    @exercise(name)
+    def _(answer: Any) -> str | None:
+        letter = str(answer).strip(" ().").lower()
+        if letter == right:
+            return None
+        return hints.get(letter, f"Answer with one of the letters {', '.join(sorted([right, *hints]))}.")
 
 
 def close(answer: Any, truth: Any, what: str, tolerance: float = 1e-8) -> str | None:
@@ -89,16 +92,14 @@ def close(answer: Any, truth: Any, what: str, tolerance: float = 1e-8) -> str | 
     return None if gap <= tolerance else f"{what} is off by {gap:.3g}."
 
 
-@exercise("scb-predict")
-def _(answer: Any) -> str | None:
-    return choice(
-        answer,
-        "b",
-        {
-            "a": "P has not changed, but what it is applied to has: what is the average of many independent tokens?",
-            "c": "There is more to read, but each token counts less: what is the average of many independent tokens?",
-        },
-    )
+multiple_choice(
+    "scb-predict",
+    "b",
+    {
+        "a": "P has not changed, but what it is applied to has: what is the average of many independent tokens?",
+        "c": "There is more to read, but each token counts less: what is the average of many independent tokens?",
+    },
+)
 
 
 @exercise("scb-derive")
@@ -137,17 +138,15 @@ def _(answer: Any) -> str | None:
     return f"{found} of the 2 positions that query c reads are among yours. Did you keep to samples with this query?"
 
 
-@exercise("transformer-predict")
-def _(answer: Any) -> str | None:
-    return choice(
-        answer,
-        "b",
-        {
-            "a": "The part for V is r w^T, averaged: does anything make that vanish on a batch?",
-            "c": "One of them is r w^T, averaged, and does not vanish. Compute V^T r for the other.",
-            "d": "Compute V^T r at V = mu 1^T: how does it differ between tokens?",
-        },
-    )
+multiple_choice(
+    "transformer-predict",
+    "b",
+    {
+        "a": "The part for V is r w^T, averaged: does anything make that vanish on a batch?",
+        "c": "One of them is r w^T, averaged, and does not vanish. Compute V^T r for the other.",
+        "d": "Compute V^T r at V = mu 1^T: how does it differ between tokens?",
+    },
+)
 
 
 @exercise("transformer-derive")
@@ -182,16 +181,14 @@ def _(answer: Any) -> str | None:
     return "Compare T = 10,000 with T = 100,000, with both step sizes at 0.05."
 
 
-@exercise("bigram-predict")
-def _(answer: Any) -> str | None:
-    return choice(
-        answer,
-        "b",
-        {
-            "a": "Shuffling keeps how frequent each character is. Does it keep what follows a q?",
-            "c": "What follows no longer depends on what went before. But are all characters equally frequent?",
-        },
-    )
+multiple_choice(
+    "bigram-predict",
+    "b",
+    {
+        "a": "Shuffling keeps how frequent each character is. Does it keep what follows a q?",
+        "c": "What follows no longer depends on what went before. But are all characters equally frequent?",
+    },
+)
 
 
 @exercise("bigram-derive")

@@ -1,7 +1,7 @@
 """Exact and fast draws of independent tokens.
 
 A token is drawn by inversion: cut [0, 1) into intervals as long as the probabilities, and see into which a uniform
-number u falls. :func:`inverse` does just that. :class:`GuideTable` draws the same distribution some ten times faster:
+number u falls. :func:`inverse` does just that. :class:`GuideTable` draws the same distribution many times faster:
 the first 16 bits of u fix the answer for nearly every u, so they are looked up in a table, and the few u that share
 their 16 bits with a cut get their remaining bits from a second draw. Nothing is rounded away, so the draw stays exact.
 """

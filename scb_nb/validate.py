@@ -87,7 +87,7 @@ def real_array(name: str, value: ArrayLike) -> FloatArray:
     return array.astype(np.float64)
 
 
-def index_tensor(name: str, value: Any, ndim: int, size: int, device: torch.device | None = None) -> torch.Tensor:
+def index_tensor(name: str, value: Any, ndim: int, size: int) -> torch.Tensor:
     """Return ``value`` as an int64 tensor with ``ndim`` axes and entries in [0, size)."""
     try:
         tensor = value if isinstance(value, torch.Tensor) else torch.tensor(np.array(value, order="C"))
@@ -99,7 +99,7 @@ def index_tensor(name: str, value: Any, ndim: int, size: int, device: torch.devi
         raise TypeError(f"{name} must hold integers, got dtype {tensor.dtype}")
     if tensor.ndim != ndim or tensor.numel() == 0:
         raise ValueError(f"{name} must be non-empty with {ndim} axes, got shape {tuple(tensor.shape)}")
-    tensor = tensor.to(device=device, dtype=torch.int64)
+    tensor = tensor.to(torch.int64)
     low, high = (int(bound) for bound in torch.aminmax(tensor))
     if low < 0 or high >= size:
         raise ValueError(f"{name} must hold integers from 0 to {size - 1}, got values from {low} to {high}")
