@@ -17,6 +17,7 @@ from scb_nb.report import record
 from scb_nb.stream import Batch, Stream
 from scb_nb.task import SCBTask
 from scb_nb.theory import align
+from scb_nb.training import distances, fit
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,8 @@ __all__ = [
     "Stream",
     "align",
     "batch_gradients",
+    "distances",
+    "fit",
     "population_gradients",
     "population_loss",
     "record",

@@ -26,9 +26,15 @@ def centre_V(direction: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
     return direction - (direction @ mu)[:, None]  # D mu = 0
 
 
-def centre_A(direction: torch.Tensor) -> torch.Tensor:
-    """Project ``direction`` (T, N) onto {D : 1^T D = 0}: moving A along the result keeps its column sums."""
-    return direction - direction.mean(0)
+def centre_A(direction: torch.Tensor, support: torch.Tensor | None = None) -> torch.Tensor:
+    """Project ``direction`` (T, N) onto {D : 1^T D = 0, D = 0 off the support}, by default with every position in it.
+
+    Moving A along the result keeps its column sums. ``support`` is a boolean (T, N).
+    """
+    if support is None:
+        return direction - direction.mean(0)
+    inside = direction * support
+    return inside - inside.sum(0) / support.sum(0).clamp_min(1) * support
 
 
 def preconditioned(

@@ -1,15 +1,17 @@
-"""Samples of a task, and nothing else of it: what training is allowed to see.
+"""Samples, and nothing else of a task: what training is allowed to see.
 
 A stream is an endless sequence of samples that is cut into batches as one likes: sample i depends on the seed and the
 kind of device, not on how the samples before it were asked for. It is made in blocks, each from a generator of its own,
 so memory stays bounded and any sample can be reached directly.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from scb_nb import validate
 from scb_nb.sampling import GuideTable, cumulative, inverse
@@ -91,8 +93,53 @@ class Batch:
         )
 
 
-class Stream:
-    """An endless, reproducible sequence of samples; made by :meth:`scb_nb.SCBTask.stream`.
+class Source(ABC):
+    """An endless sequence of samples, cut into batches as one likes; :class:`Stream` or :class:`BatchStream`."""
+
+    vocab_size: int
+    seq_len: int
+    mu: FloatArray | None
+    seed: int
+    device: torch.device
+    _position = 0
+
+    @property
+    def position(self) -> int:
+        """The number of samples handed out so far. Assign to it to jump anywhere, as when a run is resumed."""
+        return self._position
+
+    @position.setter
+    def position(self, value: int) -> None:
+        self._position = validate.integer("position", value)
+
+    def draw(self, batch_size: int) -> Batch:
+        """Return the next ``batch_size`` samples (at least 1) as one batch.
+
+        Beyond the batch itself, memory stays bounded by one block; :meth:`chunks` avoids the batch as well.
+        """
+        parts = list(self.chunks(batch_size))
+        if len(parts) == 1:
+            return parts[0]
+        tokens, query, target = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        return Batch._trusted(tokens, query, target, self.vocab_size)
+
+    def chunks(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the next ``batch_size`` samples (at least 1) in pieces of bounded memory.
+
+        The cuts are the same whenever the same samples are asked for. All ``batch_size`` samples count as handed out
+        when this is called.
+        """
+        start = self._position
+        self._position += validate.integer("batch_size", batch_size, 1)  # at once: no sample is handed out twice
+        return self._chunks(start, self._position)
+
+    @abstractmethod
+    def _chunks(self, start: int, stop: int) -> Iterator[Batch]:
+        """Yield samples ``start`` to ``stop`` - 1."""
+
+
+class Stream(Source):
+    """An endless, reproducible sequence of fresh samples; made by :meth:`scb_nb.SCBTask.stream`.
 
     Batches share memory with the stream: clone a tensor before writing into it.
 
@@ -114,10 +161,9 @@ class Stream:
         self.seed = validate.integer("seed", seed)
         self.device = validate.device(device)
         self.vocab_size, self.seq_len = task.vocab_size, task.seq_len
-        self.mu: FloatArray | None = task.mu if share_mu else None
+        self.mu = task.mu if share_mu else None
         self._block_rows = max(1, BLOCK_TOKENS // max(self.seq_len + 1, self.vocab_size))
         self._block_index = -1
-        self._position = 0
         self._guide = GuideTable(task.mu)
         self._mu_edges = self._table(cumulative(task.mu))
         self._P_edges = self._table(cumulative(task.P))
@@ -128,35 +174,6 @@ class Stream:
 
     def _table(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, device=self.device)
-
-    @property
-    def position(self) -> int:
-        return self._position
-
-    @position.setter
-    def position(self, value: int) -> None:
-        self._position = validate.integer("position", value)
-
-    def draw(self, batch_size: int) -> Batch:
-        """Return the next ``batch_size`` samples (at least 1) as one batch.
-
-        Beyond the batch itself, memory stays bounded by one block; :meth:`chunks` avoids the batch as well.
-        """
-        parts = list(self.chunks(batch_size))
-        if len(parts) == 1:
-            return parts[0]
-        tokens, query, target = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        return Batch._trusted(tokens, query, target, self.vocab_size)
-
-    def chunks(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the next ``batch_size`` samples (at least 1) in pieces of bounded memory.
-
-        The cuts fall where blocks end, so they are the same whenever the same samples are asked for. All
-        ``batch_size`` samples count as handed out when this is called.
-        """
-        start = self._position
-        self._position += validate.integer("batch_size", batch_size, 1)  # at once: no sample is handed out twice
-        return self._chunks(start, self._position)
 
     def _chunks(self, start: int, stop: int) -> Iterator[Batch]:
         while start < stop:
@@ -191,3 +208,52 @@ class Stream:
         selected = context.gather(1, position[:, None])[:, 0]  # (B,)
         target = inverse(self._P_edges[:, selected], uniform[1])  # (B,)
         return Batch._trusted(context, query, target, self.vocab_size)
+
+
+class BatchStream(Source):
+    """Samples of your own as a stream: each once, in random order, then all again in another order, without end.
+
+    Parameters
+    ----------
+    batch : Batch
+        The samples.
+    mu : array of shape (N,), optional
+        The token distribution, positive, where it is known.
+    seed : int
+        For the order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of its type, shape or range.
+
+    Examples
+    --------
+    >>> from scb_nb.stream import BatchStream
+    >>> stream = BatchStream(Batch([[0, 1], [1, 1], [1, 0]], query=[0, 1, 1], target=[1, 0, 1], vocab_size=2))
+    >>> len(stream.draw(5))
+    5
+    """
+
+    def __init__(self, batch: Batch, *, mu: ArrayLike | None = None, seed: int = 0) -> None:
+        if not isinstance(batch, Batch):
+            raise TypeError(f"batch must be an scb_nb.Batch, got {type(batch).__name__}")
+        self._batch = batch
+        self.vocab_size, self.seq_len, self.device = batch.vocab_size, batch.tokens.shape[1], batch.tokens.device
+        self.mu = None if mu is None else validate.probability_columns("mu", mu, (self.vocab_size,))
+        if self.mu is not None and not self.mu.all():
+            raise ValueError("mu must be positive, got a zero among its entries")
+        self.seed = validate.integer("seed", seed)
+        self._pass = -1
+
+    def _chunks(self, start: int, stop: int) -> Iterator[Batch]:
+        rows = max(1, BLOCK_TOKENS // self.seq_len)
+        while start < stop:
+            number, offset = divmod(start, len(self._batch))
+            if number != self._pass:
+                order = np.random.default_rng([self.seed, number]).permutation(len(self._batch))
+                self._order, self._pass = torch.from_numpy(order).to(self.device), number
+            chosen = self._order[offset : offset + min(rows, stop - start)]
+            start += len(chosen)
+            tokens, query, target = (tensor[chosen] for tensor in self._batch)
+            yield Batch._trusted(tokens, query, target, self.vocab_size)

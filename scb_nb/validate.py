@@ -45,6 +45,14 @@ def real(name: str, value: Any, low: float, high: float = np.inf) -> float:
     return number
 
 
+def fraction(name: str, value: Any) -> float:
+    """Return ``value`` as a float strictly between 0 and 1; TypeError if no number, ValueError if out of range."""
+    number = real(name, value, 0, 1)
+    if number in (0, 1):
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {number:g}")
+    return number
+
+
 def probability_columns(name: str, value: ArrayLike, shape: Sequence[int | None]) -> FloatArray:
     """Return a read-only float64 copy of ``value`` whose columns are probability vectors.
 

@@ -1,0 +1,44 @@
+"""What stands out of the noise in a matrix with one row per position, most of whose rows hold nothing but noise.
+
+The noise is read off the matrix itself: positions outside the support are alike, and most are. Derived in chapter 5.
+"""
+
+import torch
+
+# 1 / this many standard deviations is where half of a normal distribution's absolute values lie below.
+MAD_TO_DEVIATION = 1.4826
+
+
+def noise_level(A: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
+    """Return the standard deviation of the noise in each column of A (T, N), shape (N,).
+
+    Column k rests on a fraction mu_k of the samples, so its noise is proportional to 1 / sqrt(mu_k). With that divided
+    out all entries are alike, and the median of their distances from their column's median tells the deviation: the few
+    entries of the support do not move it.
+    """
+    distances = (A - A.median(0).values).abs() * mu.sqrt()
+    return MAD_TO_DEVIATION * distances.median() / mu.sqrt()
+
+
+def critical_value(entries: int, false_alarms: float) -> float:
+    """Return how many standard deviations that many normal variables together exceed with this probability.
+
+    ``false_alarms``, in (0, 1), bounds the chance that one of them, or more, lies above.
+    """
+    tail = torch.tensor(false_alarms / entries, dtype=torch.float64)
+    return float(-torch.special.ndtri(tail))
+
+
+def outstanding(A: torch.Tensor, mu: torch.Tensor, false_alarms: float) -> torch.Tensor:
+    """Return which entries of A (T, N) lie so far above their column's median that noise does not explain it.
+
+    ``false_alarms`` is the chance that any entry is named if all are normal noise. Boolean, shape (T, N).
+    """
+    height = A - A.median(0).values
+    return height > critical_value(A.numel(), false_alarms) * noise_level(A, mu)
+
+
+def attention_on(support: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return attention (T, N) on ``support`` in proportion to ``weights``, uniform for a query without support."""
+    kept = torch.where(support, weights - weights.median(0).values, 0.0)
+    return torch.where(support.any(0), kept / kept.sum(0), 1 / len(weights))

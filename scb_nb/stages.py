@@ -1,0 +1,300 @@
+"""The stages of training: frozen settings, each with a ``step`` that moves a :class:`State` on.
+
+They see samples, and nothing of the task; thresholds and noise levels come from the data. Chapter 5 derives the first
+stage, chapter 6 the second, and :func:`scb_nb.fit` runs them in turn.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+
+from scb_nb import geometry, proximal, screening, validate
+from scb_nb.objective import Gradients, batch_gradients
+from scb_nb.stream import Source
+
+
+@dataclass
+class State:
+    """All that training knows: what a stage reads and writes, and what a checkpoint keeps.
+
+    Attributes
+    ----------
+    V, A : tensor
+        Shapes (N, N) and (T, N).
+    mu : tensor of shape (N,)
+        The token distribution, given or estimated.
+    support : boolean tensor of shape (T, N)
+        The positions that A may use: all of them at the start.
+    loss : float
+        The mean loss of the latest batch, before its step; NaN at the start.
+    stage, step : int
+        The number of the stage, and of its steps so far, both from 0.
+    memory : dict of tensors
+        What the stage carries from step to step; emptied between stages.
+    failure : str
+        Why training cannot go on, if so.
+    """
+
+    V: torch.Tensor
+    A: torch.Tensor
+    mu: torch.Tensor
+    support: torch.Tensor
+    loss: float = float("nan")
+    stage: int = 0
+    step: int = 0
+    memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    failure: str = ""
+
+    @classmethod
+    def uniform(cls, mu: torch.Tensor, seq_len: int) -> "State":
+        """Return the state that knows mu (N,) and nothing else: V = mu 1^T, A = 1 1^T / T, every position allowed."""
+        A = mu.new_full((seq_len, len(mu)), 1 / seq_len)
+        return cls(mu[:, None].repeat(1, len(mu)), A, mu, torch.ones_like(A, dtype=torch.bool))
+
+    def add(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """Add ``value`` to the sum of that name in memory, and return the sum."""
+        self.memory[name] = self.memory[name] + value if name in self.memory else value
+        return self.memory[name]
+
+
+class Stage(Protocol):
+    """One stage of training."""
+
+    def step(self, state: State, source: Source) -> bool:
+        """Move ``state`` on by one step, and say whether the stage is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeSteps:
+    """Stage 1 in few, large steps: V by one normalised step from mu 1^T, the support by what then stands out.
+
+    While attention is uniform, gradients add up, until some position stands out in a share ``visible`` of the queries.
+    Then ``rounds`` more steps, each on fresh samples: V from mu 1^T with the attention found so far, the support from
+    the gradient at uniform attention. Derived in chapter 5.
+
+    Parameters
+    ----------
+    batch_size : int
+        Samples for the step of V while attention is uniform; half as many for A.
+    round_size : int
+        Samples for V, and for A, in each of the later rounds.
+    rounds : int
+        At least 1.
+    visible : float
+        In (0, 1).
+    false_alarms : float
+        In (0, 1): the chance that noise alone stands out anywhere, at each look.
+    max_steps : int
+        How often it looks at uniform attention before it gives up.
+    """
+
+    batch_size: int
+    round_size: int
+    rounds: int = 3
+    visible: float = 0.6
+    false_alarms: float = 0.01
+    max_steps: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "round_size", "rounds", "max_steps"):
+            validate.integer(name, getattr(self, name), 1)
+        for name in ("visible", "false_alarms"):
+            validate.fraction(name, getattr(self, name))
+
+    def step(self, state: State, source: Source) -> bool:
+        """Take one large step of V, and look what stands out in the gradient of A."""
+        start = State.uniform(state.mu, len(state.A))
+        searching = "rounds" not in state.memory
+        size_V, size_A = (self.batch_size, (self.batch_size + 1) // 2) if searching else (self.round_size,) * 2
+
+        gradients = batch_gradients(start.V, state.A, source.chunks(size_V))
+        direction = -geometry.centre_V(gradients.V / state.mu, state.mu)
+        if searching:  # its start has not moved
+            direction = state.add("direction of V", direction)
+        state.V = start.V + direction / geometry.norm(direction, state.mu)
+
+        gradients = batch_gradients(state.V, start.A, source.chunks(size_A))
+        state.loss = float(gradients.loss)
+        pull = -gradients.A / state.mu
+        if searching:
+            pull = state.add("pull on A", pull)
+        found = screening.outstanding(pull, state.mu, self.false_alarms)
+        if not searching:
+            state.support, state.A = found, screening.attention_on(found, pull)
+            return bool(state.add("rounds", torch.ones(())) == self.rounds)
+        if found.any(0).double().mean() >= self.visible:
+            state.support, state.A = found, screening.attention_on(found, pull)
+            state.memory = {"rounds": torch.zeros(())}
+        elif state.step + 1 == self.max_steps:
+            state.failure = f"no position stood out in {self.visible:.0%} of the queries"
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    """Many small steps of stochastic gradient descent on V and A, each on fresh samples.
+
+    Parameters
+    ----------
+    steps : int
+        How many, at least 1.
+    batch_size : int
+        Samples in each.
+    step_size : float
+        At least 0; for A as well, unless ``step_size_A`` says otherwise.
+    precondition : bool
+        Divide column n of the gradients by mu_n, else by 1 / N.
+    project : bool
+        Move along directions that keep 1^T V, V mu and 1^T A.
+    sparsity : {"support", "l1", "simplex", "none"}
+        What keeps A sparse. "support": only positions of the support move. "l1": all move, then
+        :func:`scb_nb.proximal.sparse_sum_to_one` (without ``project`` :func:`scb_nb.proximal.soft_threshold`).
+        "simplex": all move, then :func:`scb_nb.proximal.project_simplex`. "none": all move.
+    l1 : float, optional
+        Strength lambda of the l1 penalty, at least 0. By default, in each step and column, what the noise of the
+        gradient alone exceeds nowhere with probability 1 - ``false_alarms``.
+    average : bool
+        Shrink the step sizes linearly to zero over the second half, and end at the mean over that half.
+    false_alarms : float
+        In (0, 1).
+    """
+
+    steps: int
+    batch_size: int
+    step_size: float
+    step_size_A: float | None = None
+    precondition: bool = True
+    project: bool = True
+    sparsity: Literal["support", "l1", "simplex", "none"] = "none"
+    l1: float | None = None
+    average: bool = False
+    false_alarms: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            validate.integer(name, getattr(self, name), 1)
+        for name in ("step_size", "step_size_A", "l1"):
+            if getattr(self, name) is not None:
+                validate.real(name, getattr(self, name), 0)
+        validate.fraction("false_alarms", self.false_alarms)
+        if self.sparsity not in ("support", "l1", "simplex", "none"):
+            raise ValueError(f'sparsity must be "support", "l1", "simplex" or "none", got {self.sparsity!r}')
+
+    def step(self, state: State, source: Source) -> bool:
+        """Take one step on a fresh batch."""
+        self.update(state, batch_gradients(state.V, state.A, source.chunks(self.batch_size)))
+        last = (state.step + 1) % self.steps == 0
+        if last and self.average:
+            self._take_mean(state)
+        return last
+
+    def update(self, state: State, gradients: Gradients) -> None:
+        """Take the step that these gradients ask for, exact ones or those of a batch."""
+        state.loss = float(gradients.loss)
+        done = state.step % self.steps
+        remaining = min(1.0, 2 * (1 - done / self.steps)) if self.average else 1.0
+        rate_V, rate_A = (
+            remaining * rate
+            for rate in (self.step_size, self.step_size if self.step_size_A is None else self.step_size_A)
+        )
+        direction_V, direction_A = self._directions(state, gradients)
+        state.V = state.V - rate_V * direction_V
+        state.A = state.A - rate_A * direction_A
+        if self.sparsity == "l1":
+            penalty = self._noise_penalty(state, direction_A) if self.l1 is None else self.l1
+            shrink = proximal.sparse_sum_to_one if self.project else proximal.soft_threshold
+            state.A = shrink(state.A, rate_A * penalty)
+        elif self.sparsity == "simplex":
+            state.A = proximal.project_simplex(state.A)
+        if self.sparsity in ("l1", "simplex"):
+            state.support = state.A != 0
+        if self.average and done >= self.steps // 2:
+            for name in ("V", "A"):
+                state.add(f"sum of {name}", getattr(state, name))
+
+    def _directions(self, state: State, gradients: Gradients) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = state.mu if self.precondition else 1 / len(state.mu)
+        direction_V, direction_A = gradients.V / scale, gradients.A / scale
+        support = state.support if self.sparsity == "support" else torch.ones_like(state.support)
+        if self.project:
+            return geometry.centre_V(direction_V, state.mu), geometry.centre_A(direction_A, support)
+        return direction_V, direction_A * support
+
+    def _noise_penalty(self, state: State, direction_A: torch.Tensor) -> torch.Tensor:
+        """Return for each column, shape (N,), what the noise in this direction exceeds nowhere."""
+        critical = screening.critical_value(2 * direction_A.numel(), self.false_alarms)  # in two tails
+        return critical * screening.noise_level(direction_A, state.mu)
+
+    def _take_mean(self, state: State) -> None:
+        averaged = self.steps - self.steps // 2
+        state.V, state.A = (state.memory.pop(f"sum of {name}") / averaged for name in ("V", "A"))
+        if self.sparsity == "l1" and self.project:  # without what was there for a moment only
+            state.A = proximal.restrict(state.A, state.support)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallSteps(Descent):
+    """Stage 1 in many small steps: descent on all positions, until the support stands out.
+
+    It is over once the entries of A that stand out add up to ``visible``, in (0, 1), on average over the queries; they
+    become the support. After ``steps`` steps it gives up.
+    """
+
+    visible: float = 0.6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validate.fraction("visible", self.visible)
+
+    def step(self, state: State, source: Source) -> bool:
+        """Take one step on a fresh batch, and look what stands out in A."""
+        last = super().step(state, source)
+        found = screening.outstanding(state.A, state.mu, self.false_alarms)
+        share = float((state.A * found).sum(0).mean())
+        if share >= self.visible:
+            state.support, state.A = found, screening.attention_on(found, state.A)
+            return True
+        if last:
+            state.failure = f"what stands out in A holds {share:.0%} of the attention, not {self.visible:.0%}"
+        return last
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseDescent(Descent):
+    """Stage 2: descent on the support, and then one l1-proximal step of A with the mean gradient, over all positions.
+
+    The mean gradient tells the weights of weak positions from noise where that of a batch cannot. The step is divided
+    by the curvature of the loss in A, known from V, so that it ends where the loss is least; the penalty is what its
+    noise exceeds nowhere. Positions that it leaves at zero are dropped, others are admitted, and a pass of ``steps``
+    steps follows, until nothing changes, at most ``passes`` in all. Derived in chapter 6.
+    """
+
+    sparsity: Literal["support", "l1", "simplex", "none"] = "support"
+    average: bool = True
+    passes: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validate.integer("passes", self.passes, 1)
+        if self.sparsity != "support" or not self.average:
+            raise ValueError('SparseDescent needs sparsity="support" and average=True')
+
+    def update(self, state: State, gradients: Gradients) -> None:
+        """Take the step that these gradients ask for, and keep that of A, over all positions, in mind."""
+        if state.step % self.steps >= self.steps // 2:
+            state.add("sum of gradients", gradients.A)
+        super().update(state, gradients)
+
+    def step(self, state: State, source: Source) -> bool:
+        """Take one step on a fresh batch, and at the end of a pass the proximal one."""
+        if not super().step(state, source):
+            return False
+        curvature = geometry.norm(state.V, state.mu) ** 2 - (state.V @ state.mu).square().sum()
+        pull = -state.memory.pop("sum of gradients") / (self.steps - self.steps // 2) / state.mu
+        newton = (pull - pull.median(0).values) / curvature
+        critical = screening.critical_value(newton.numel(), self.false_alarms)
+        support = state.A + newton > critical * screening.noise_level(newton, state.mu)
+        changed = bool((support != state.support).any())
+        state.support, state.A = support, proximal.restrict(state.A, support)
+        return not changed or state.step + 1 == self.passes * self.steps
