@@ -13,10 +13,10 @@ export IPYTHONDIR := $(CURDIR)/build/home/ipython
 export MPLCONFIGDIR := $(CURDIR)/build/home/matplotlib
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book serve test check bench picture lock clean distclean
+.PHONY: help book serve test check bench experiments picture lock clean distclean
 
 help: ## list what make can do
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo 'PYTHON=python3.12 chooses the Python to set up with, PORT=8080 where to serve.'
 
 # Set up again only when what is to be installed has changed.
@@ -53,6 +53,9 @@ check: test ## everything: the tests, a build from nothing, the site in a browse
 
 bench: .venv/.ready ## time what should be fast
 	@$(BIN)/python benchmarks/bench.py
+
+experiments: .venv/.ready ## do the long runs that the book reports and that are not kept yet (half an hour for all)
+	@for name in bar stage_one ablation limits; do $(BIN)/python -m experiments.$$name || exit 1; done
 
 picture: .venv/.ready ## draw the landing page's figure for the README
 	@$(BIN)/python tools/draw_picture.py

@@ -112,7 +112,7 @@ class LargeSteps:
         direction = -geometry.centre_V(gradients.V / state.mu, state.mu)
         if searching:  # its start has not moved
             direction = state.add("direction of V", direction)
-        state.V = start.V + direction / geometry.norm(direction, state.mu)
+        state.V = start.V + direction / geometry.norm(direction, state.mu).clamp_min(1e-30)  # 0 if there is one token
 
         gradients = batch_gradients(state.V, start.A, source.chunks(size_A))
         state.loss = float(gradients.loss)
@@ -266,8 +266,8 @@ class SparseDescent(Descent):
 
     The mean gradient tells the weights of weak positions from noise where that of a batch cannot. The step is divided
     by the curvature of the loss in A, known from V, so that it ends where the loss is least; the penalty is what its
-    noise exceeds nowhere. Positions that it leaves at zero are dropped, others are admitted, and a pass of ``steps``
-    steps follows, until nothing changes, at most ``passes`` in all. Derived in chapter 6.
+    noise exceeds nowhere. Positions that it leaves at zero are dropped; if it admits others, a pass of ``steps`` steps
+    follows, at most ``passes`` in all. Derived in chapter 6.
     """
 
     sparsity: Literal["support", "l1", "simplex", "none"] = "support"
@@ -295,6 +295,6 @@ class SparseDescent(Descent):
         newton = (pull - pull.median(0).values) / curvature
         critical = screening.critical_value(newton.numel(), self.false_alarms)
         support = state.A + newton > critical * screening.noise_level(newton, state.mu)
-        changed = bool((support != state.support).any())
+        admitted = bool((support & ~state.support).any())
         state.support, state.A = support, proximal.restrict(state.A, support)
-        return not changed or state.step + 1 == self.passes * self.steps
+        return not admitted or state.step + 1 == self.passes * self.steps

@@ -4,6 +4,7 @@ Training sees a source of samples and nothing else of the task. What is to be co
 observers, whose results go into the history and nowhere else.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -170,18 +171,19 @@ def fit(
     with tqdm(disable=None if progress is None else not progress, unit=" samples", unit_scale=True) as bar:
         if not run.rows:
             run.record(observers)
-        while run.outcome == "":
-            over = run.step(max_samples)
+        while not run.outcome(max_samples):
+            over = run.step()
             if over or run.state.step % record_every == 0:
                 run.record(observers)
                 bar.set_description(f"stage {run.state.stage + 1} of {len(stages)}, loss {run.state.loss:.4f}")
                 bar.update(run.samples - bar.n)
             if over:
                 run.next_stage()
-            if time.perf_counter() - saved >= checkpoint_seconds or run.outcome:
+            if time.perf_counter() - saved >= checkpoint_seconds:
                 run.save()
                 saved = time.perf_counter()
-    return run.result()
+        run.save()
+    return run.result(run.outcome(max_samples))
 
 
 class _Run:
@@ -192,13 +194,14 @@ class _Run:
     ) -> None:
         self.source, self.stages, self.path = source, stages, path
         self.rows: list[dict[str, float]] = []
-        self.outcome = ""
         self.first, self.began, self.earlier = source.position, time.perf_counter(), 0.0
         # What a checkpoint must agree in, so that it is not taken up by another run.
         self.identity = {
             "stages": repr(stages),
             "source": [type(source).__name__, source.vocab_size, source.seq_len, source.seed, source.device.type],
             "position": source.position,
+            "mu": None if source.mu is None else source.mu.tolist(),
+            "start": None if start is None else hashlib.sha256(_packed(start)).hexdigest(),
             "dtype": str(dtype),
         }
         if path is not None and path.exists():
@@ -217,12 +220,19 @@ class _Run:
     def seconds(self) -> float:
         return self.earlier + time.perf_counter() - self.began
 
-    def step(self, max_samples: int | None) -> bool:
-        """Take one step of the current stage, unless the samples are used up; say whether it was the stage's last."""
-        state = self.state
+    def outcome(self, max_samples: int | None) -> str:
+        """Return why the run is over, or nothing if it is not."""
+        if self.state.failure:
+            return f"gave up in stage {self.state.stage + 1}: {self.state.failure}"
+        if self.state.stage == len(self.stages):
+            return FINISHED
         if max_samples is not None and self.samples >= max_samples:
-            self.outcome = f"stopped at max_samples = {max_samples}"
-            return True
+            return f"stopped at max_samples = {max_samples}"
+        return ""
+
+    def step(self) -> bool:
+        """Take one step of the current stage, and say whether it was the last that it can take."""
+        state = self.state
         stage = self.stages[state.stage]
         over = stage.step(state, self.source)
         state.step += 1
@@ -231,16 +241,11 @@ class _Run:
                 f"V or A is no longer finite after step {state.step} of stage {state.stage + 1}, "
                 f"{self.samples} samples, with {stage!r}; smaller step sizes may help"
             )
-        if state.failure:
-            self.outcome = f"gave up in stage {state.stage + 1}: {state.failure}"
         return over or bool(state.failure)
 
     def next_stage(self) -> None:
-        if self.outcome:
-            return
-        self.state.stage, self.state.step, self.state.memory = self.state.stage + 1, 0, {}
-        if self.state.stage == len(self.stages):
-            self.outcome = FINISHED
+        if not self.state.failure:
+            self.state.stage, self.state.step, self.state.memory = self.state.stage + 1, 0, {}
 
     def record(self, observers: Iterable[Observer]) -> None:
         state = self.state
@@ -256,53 +261,51 @@ class _Run:
             row |= {name: float(value) for name, value in observer(replace(state, memory={}, **copies)).items()}
         self.rows.append(row)
 
-    def result(self) -> Fit:
+    def result(self, outcome: str) -> Fit:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         history = {name: np.array([row.get(name, np.nan) for row in self.rows]) for name in names}
-        return Fit(self.state, history, self.samples, self.outcome, self.seconds)
+        return Fit(self.state, history, self.samples, outcome, self.seconds)
 
     def save(self) -> None:
         if self.path is None:
             return
-        state = self.state
-        arrays = {name: getattr(state, name) for name in ("V", "A", "mu", "support")}
-        arrays |= {f"memory {name}": value for name, value in state.memory.items()}
-        told = {name: getattr(state, name) for name in ("loss", "stage", "step", "failure")}
-        header = {
-            "identity": self.identity,
-            "state": told,
-            "samples": self.samples,
-            "seconds": self.seconds,
-            "outcome": self.outcome,
-            "rows": self.rows,
-        }
-        buffer = BytesIO()
-        tensors: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
-        np.savez(buffer, header=np.array(json.dumps(header)), **tensors)
-        write_whole(self.path, buffer.getvalue())
+        header = {"identity": self.identity, "samples": self.samples, "seconds": self.seconds, "rows": self.rows}
+        write_whole(self.path, _packed(self.state, **header))
 
     def load(self) -> None:
-        assert self.path is not None
         try:
-            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as archive:  # type: ignore[arg-type]
                 header = json.loads(str(archive["header"]))
-                tensors = {name: torch.tensor(archive[name], device=self.source.device) for name in archive.files[1:]}
+                names = [name for name in archive.files if name != "header"]
+                tensors = {name: torch.tensor(archive[name], device=self.source.device) for name in names}
         except Exception as error:  # a damaged archive fails in many ways: zip, zlib, header, missing key
             raise ValueError(
                 f"checkpoint must name a file written by fit, but {str(self.path)!r} is not readable: {error}; "
                 "remove it to start anew"
             ) from error
-        if different := [key for key, value in self.identity.items() if header["identity"].get(key) != value]:
+        theirs = header["identity"]
+        if different := [name for name, value in self.identity.items() if theirs.get(name) != value]:
             raise ValueError(
                 f"checkpoint must be of the same run, but {str(self.path)!r} was saved with another "
-                f"{' and '.join(different)}: {[header['identity'].get(key) for key in different]}, "
-                f"now {[self.identity[key] for key in different]}"
+                f"{' and '.join(different)}: {[theirs.get(name) for name in different]}, "
+                f"not {[self.identity[name] for name in different]}"
             )
         V, A, mu, support = (tensors.pop(name) for name in ("V", "A", "mu", "support"))
         memory = {name.removeprefix("memory "): value for name, value in tensors.items()}
         self.state = State(V, A, mu, support, **header["state"], memory=memory)
-        self.rows, self.outcome, self.earlier = header["rows"], header["outcome"], header["seconds"]
+        self.rows, self.earlier = header["rows"], header["seconds"]
         self.source.position = self.first + header["samples"]
+
+
+def _packed(state: State, **header: Any) -> bytes:
+    """Return a state, and what else is known, as a NumPy archive without pickle."""
+    tensors = {name: getattr(state, name) for name in ("V", "A", "mu", "support")}
+    tensors |= {f"memory {name}": value for name, value in state.memory.items()}
+    header["state"] = {name: getattr(state, name) for name in ("loss", "stage", "step", "failure")}
+    arrays: dict[str, Any] = {name: value.numpy(force=True) for name, value in tensors.items()}
+    buffer = BytesIO()
+    np.savez(buffer, header=np.array(json.dumps(header)), **arrays)
+    return buffer.getvalue()
 
 
 def estimate_mu(source: Source, tokens: int = 1_000_000) -> FloatArray:
