@@ -270,15 +270,13 @@ class SparseDescent(Descent):
     follows, at most ``passes`` in all. Derived in chapter 6.
     """
 
-    sparsity: Literal["support", "l1", "simplex", "none"] = "support"
-    average: bool = True
-    passes: int = 4
+    sparsity: Literal["support", "l1", "simplex", "none"] = field(default="support", init=False)
+    average: bool = field(default=True, init=False)
+    passes: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         validate.integer("passes", self.passes, 1)
-        if self.sparsity != "support" or not self.average:
-            raise ValueError('SparseDescent needs sparsity="support" and average=True')
 
     def update(self, state: State, gradients: Gradients) -> None:
         """Take the step that these gradients ask for, and keep that of A, over all positions, in mind."""
@@ -294,7 +292,9 @@ class SparseDescent(Descent):
         pull = -state.memory.pop("sum of gradients") / (self.steps - self.steps // 2) / state.mu
         newton = (pull - pull.median(0).values) / curvature
         critical = screening.critical_value(newton.numel(), self.false_alarms)
-        support = state.A + newton > critical * screening.noise_level(newton, state.mu)
+        threshold = critical * screening.noise_level(newton, state.mu)
+        A = (state.A + newton).clamp_min(0)
+        support = A > threshold
         admitted = bool((support & ~state.support).any())
-        state.support, state.A = support, proximal.restrict(state.A, support)
+        state.support, state.A = support, proximal.sparse_sum_to_one(A, threshold)
         return not admitted or state.step + 1 == self.passes * self.steps

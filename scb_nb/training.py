@@ -95,7 +95,7 @@ def default_stages(vocab_size: int, seq_len: int) -> tuple[Stage, ...]:
     """
     return (
         LargeSteps(batch_size=2_000 + seq_len // 2, round_size=2_000 * vocab_size),
-        SparseDescent(steps=200 + 40 * vocab_size, batch_size=256, step_size=0.3, passes=3),
+        SparseDescent(steps=200 + 40 * vocab_size, batch_size=256, step_size=0.3),
     )
 
 
