@@ -293,8 +293,8 @@ class SparseDescent(Descent):
         newton = (pull - pull.median(0).values) / curvature
         critical = screening.critical_value(newton.numel(), self.false_alarms)
         threshold = critical * screening.noise_level(newton, state.mu)
-        A = (state.A + newton).clamp_min(0)
-        support = A > threshold
+        attention = (state.A + newton).clamp_min(0)
+        support = attention > threshold
         admitted = bool((support & ~state.support).any())
-        state.support, state.A = support, proximal.sparse_sum_to_one(A, threshold)
+        state.support, state.A = support, proximal.sparse_sum_to_one(attention, threshold)
         return not admitted or state.step + 1 == self.passes * self.steps
