@@ -4,9 +4,9 @@ import torch
 
 
 def soft_threshold(A: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
-    """Return sign(A) max(|A| - threshold, 0), entry by entry: the proximal map of ``threshold`` * ||A||_1.
+    """Return ``sign(A) max(|A| - threshold, 0)``, entry by entry: the proximal map of ``threshold`` times the l1 norm.
 
-    It minimises 1/2 ||Z - A||^2 + threshold ||Z||_1 over Z. ``threshold`` is at least 0 and broadcasts.
+    It minimises ``1/2 ||Z - A||^2 + threshold ||Z||_1`` over Z. ``threshold`` is at least 0 and broadcasts.
     """
     return A.sign() * (A.abs() - threshold).clamp_min(0)
 
@@ -16,9 +16,9 @@ def restrict(A: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
 
     What a column lacks, or has too much of, is spread evenly over its support; without any it becomes uniform.
     """
-    support = support | ~support.any(0)
     inside = A * support
-    return inside + (1 - inside.sum(0)) / support.sum(0) * support
+    allowed = support | ~support.any(0)
+    return inside + (1 - inside.sum(0)) / allowed.sum(0) * allowed
 
 
 def sparse_sum_to_one(A: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
@@ -40,5 +40,5 @@ def project_simplex(A: torch.Tensor) -> torch.Tensor:
     descending = A.sort(dim=0, descending=True).values  # (T, N)
     counts = torch.arange(1, len(A) + 1, dtype=A.dtype, device=A.device)[:, None]  # (T, 1)
     shifts = (descending.cumsum(0) - 1) / counts  # the shift if that many entries stay positive
-    kept = (descending > shifts).sum(0, keepdim=True)  # (1, N)
+    kept = (descending > shifts).sum(0, keepdim=True).clamp_min(1)  # (1, N); rounding may lose the largest
     return (A - shifts.gather(0, kept - 1)).clamp_min(0)

@@ -147,7 +147,7 @@ class Descent:
         Divide column n of the gradients by mu_n, else by 1 / N.
     project : bool
         Move along directions that keep 1^T V, V mu and 1^T A.
-    sparsity : {"support", "l1", "simplex", "none"}
+    sparsity : str
         What keeps A sparse. "support": only positions of the support move. "l1": all move, then
         :func:`scb_nb.proximal.sparse_sum_to_one` (without ``project`` :func:`scb_nb.proximal.soft_threshold`).
         "simplex": all move, then :func:`scb_nb.proximal.project_simplex`. "none": all move.

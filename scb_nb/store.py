@@ -56,13 +56,13 @@ Experiment = Callable[..., Mapping[str, Any]]
 class Store:
     """The runs of one experiment, in a file of one JSON object a line.
 
+    Each record has ``settings``, ``result``, and ``origin``: date (UTC), seconds, commit, versions, machine, and the
+    digest of the code (:func:`scb_nb.store.code_digest`).
+
     Parameters
     ----------
     path : path
         The file; it need not exist yet.
-
-    Each record has ``settings``, ``result``, and ``origin``: date (UTC), seconds, commit, versions, machine, and the
-    digest of the code (:func:`scb_nb.store.code_digest`).
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -4,6 +4,7 @@ Preconditioned and projected, gradient descent on the population loss from V = m
 plane V = mu 1^T + alpha_V (P - mu 1^T), A = 1 1^T / T + alpha_A (Q - 1 1^T / T); derived in chapter 3.
 """
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -117,3 +118,131 @@ def trajectory(
                 f"step_size_V = {step_size_V:g} and step_size_A = {step_size_A:g} are too large"
             )
     return path
+
+
+def follow_flow(
+    K_P: float,
+    K_Q: float,
+    seq_len: float,
+    until: float,
+    *,
+    rate_V: float = 1.0,
+    rate_A: float = 1.0,
+    start: tuple[float, float] = (0.0, 0.0),
+    tolerance: float = 1e-6,
+) -> tuple[FloatArray, FloatArray]:
+    """Return times (n,) from 0 to ``until``, and (alpha_V, alpha_A) at these times, shape (n, 2).
+
+    In continuous time: d alpha_V = rate_V * v_V and d alpha_A = rate_A * v_A, with the velocities v of :func:`flow`.
+    The steps are small where the flow is fast and large where it creeps, so a time of many ``seq_len`` costs little.
+
+    Parameters
+    ----------
+    K_P, K_Q : float
+        Strengths of the signals, at least 0.
+    seq_len : float
+        T, above 0; on a support, the number of positions that each query may read (chapter 4).
+    until : float
+        The last time, above 0.
+    rate_V, rate_A : float
+        Step sizes, in effect; at least 0.
+    start : tuple
+        Two numbers, (alpha_V, alpha_A) at time 0, each between -100 and 100.
+    tolerance : float
+        The largest error of one step in a coordinate, relative to its size or, if larger, to ``1 / seq_len``; between
+        1e-10 and 0.1.
+
+    Notes
+    -----
+    A Rosenbrock method of order 2 (ode23s of Shampine and Reichelt, 1997). Beyond the escape the flow has two time
+    scales, 1 and T. A method without the Jacobian would have to take steps of order 1 all the way.
+    """
+    for name, value in (("K_P", K_P), ("K_Q", K_Q), ("rate_V", rate_V), ("rate_A", rate_A)):
+        validate.real(name, value, 0)
+    validate.real("seq_len", seq_len, 1e-9)
+    until = validate.real("until", until, 1e-9)
+    tolerance = validate.real("tolerance", tolerance, 1e-10, 0.1)
+    if len(start) != 2:
+        raise ValueError(f"start must be two numbers, alpha_V and alpha_A, got {start!r}")
+    x, y = (float(validate.real("start", value, -100, 100)) for value in start)
+
+    def velocity(x: float, y: float) -> tuple[float, float]:
+        unexplained = 1 - x * y
+        return rate_V * (K_Q * y * unexplained + (1 - x) / seq_len), rate_A * K_P * x * unexplained
+
+    d, e = 1 / (2 + math.sqrt(2)), 6 + math.sqrt(2)
+    times, path, now = [0.0], [(x, y)], velocity(x, y)
+    time, step = 0.0, min(until, 1e-3)
+    while time < until:
+        step = min(step, until - time)
+        # W = 1 - step * d * (Jacobian of the velocity) = [[W_xx, W_xy], [W_yx, W_yy]].
+        W_xx = 1 + step * d * rate_V * (K_Q * y * y + 1 / seq_len)
+        W_xy = -step * d * rate_V * K_Q * (1 - 2 * x * y)
+        W_yx = -step * d * rate_A * K_P * (1 - 2 * x * y)
+        W_yy = 1 + step * d * rate_A * K_P * x * x
+        determinant = W_xx * W_yy - W_xy * W_yx
+        if determinant <= 0:  # longer than the growth allows
+            step /= 2
+            continue
+        k1 = _solve(W_xx, W_xy, W_yx, W_yy, *now)
+        middle = velocity(x + step / 2 * k1[0], y + step / 2 * k1[1])
+        k2 = _solve(W_xx, W_xy, W_yx, W_yy, middle[0] - k1[0], middle[1] - k1[1])
+        k2 = k2[0] + k1[0], k2[1] + k1[1]
+        there = x + step * k2[0], y + step * k2[1]
+        end = velocity(*there)
+        k3 = _solve(
+            *(W_xx, W_xy, W_yx, W_yy),
+            *(end[i] - e * (k2[i] - middle[i]) - 2 * (k1[i] - now[i]) for i in (0, 1)),
+        )
+        error = max(
+            abs(step / 6 * (k1[i] - 2 * k2[i] + k3[i])) / max(abs(path[-1][i]), abs(there[i]), 1 / seq_len)
+            for i in (0, 1)
+        )
+        if error <= tolerance:
+            time = until if step == until - time else time + step
+            (x, y), now = there, end
+            times.append(time)
+            path.append(there)
+        step *= min(4.0, max(0.2, 0.8 * (tolerance / max(error, 1e-30)) ** (1 / 3)))
+    return np.array(times), np.array(path)
+
+
+def _solve(a: float, b: float, c: float, d: float, u: float, v: float) -> tuple[float, float]:
+    """Return the solution of [[a, b], [c, d]] @ (x, y) = (u, v)."""
+    determinant = a * d - b * c
+    return (d * u - b * v) / determinant, (a * v - c * u) / determinant
+
+
+class Milestones(NamedTuple):
+    """When a path of the flow is where, as times (NaN if never), and the point where it lands (chapter 4).
+
+    ``half``: the product alpha_V alpha_A first reaches 1/2. ``landed``: it is first within 0.01 of 1. ``near``: both
+    coordinates are first within 0.05 of 1. ``landing_V`` and ``landing_A``: the coordinates at ``landed``.
+    """
+
+    half: float
+    landed: float
+    landing_V: float
+    landing_A: float
+    near: float
+
+
+def milestones(times: FloatArray, path: FloatArray) -> Milestones:
+    """Find the milestones of a path, as :func:`follow_flow` returns it: times (n,), points (n, 2)."""
+    product = path.prod(axis=1)
+    landed = first_time(times, 0.01 - np.abs(1 - product))
+    landing_V, landing_A = (float(np.interp(landed, times, column)) for column in path.T)
+    near = first_time(times, 0.05 - np.abs(1 - path).max(axis=1))
+    return Milestones(first_time(times, product - 0.5), landed, landing_V, landing_A, near)
+
+
+def first_time(times: FloatArray, values: FloatArray) -> float:
+    """Return when ``values`` are first at least 0, interpolated between ``times``; NaN if never."""
+    reached = np.flatnonzero(values >= 0)
+    if len(reached) == 0:
+        return float("nan")
+    after = int(reached[0])
+    if after == 0:
+        return float(times[0])
+    share = values[after - 1] / (values[after - 1] - values[after])
+    return float(times[after - 1] + share * (times[after] - times[after - 1]))

@@ -126,7 +126,7 @@ def fit(
         Where to start instead of at V = mu 1^T and uniform attention. It is not changed.
     observers : iterable of functions
         Each is called with a copy of the state, and returns numbers by name for the history; they cannot influence
-        training. :func:`scb_nb.training.distances` compares with the truth.
+        training. :func:`scb_nb.distances` compares with the truth.
     record_every : int
         Steps between records, at least 1; the start and the end of each stage are always recorded.
     max_samples : int, optional
@@ -200,6 +200,7 @@ class _Run:
             "stages": repr(stages),
             "source": [type(source).__name__, source.vocab_size, source.seq_len, source.seed, source.device.type],
             "position": source.position,
+            "samples": _fingerprint(source),
             "mu": None if source.mu is None else source.mu.tolist(),
             "start": None if start is None else hashlib.sha256(_packed(start)).hexdigest(),
             "dtype": str(dtype),
@@ -295,6 +296,16 @@ class _Run:
         self.state = State(V, A, mu, support, **header["state"], memory=memory)
         self.rows, self.earlier = header["rows"], header["seconds"]
         self.source.position = self.first + header["samples"]
+
+
+def _fingerprint(source: Source) -> str:
+    """Return a digest of the next hundred samples, without taking them."""
+    position = source.position
+    digest = hashlib.sha256()
+    for tensor in source.draw(100):
+        digest.update(tensor.numpy(force=True).tobytes())
+    source.position = position
+    return digest.hexdigest()[:16]
 
 
 def _packed(state: State, **header: Any) -> bytes:

@@ -8,7 +8,8 @@ import torch
 from hypothesis import strategies as st
 from scipy import stats
 
-from scb_nb import Batch, SCBTask
+from scb_nb import Batch, SCBTask, Stream
+from scb_nb.stages import State
 
 SEEDS = st.integers(0, 2**32)
 
@@ -51,6 +52,17 @@ def few_samples(task: SCBTask, size: int, seed: int) -> Batch:
     """A small batch on the CPU, without making the large block that a stream keeps in store."""
     with mock.patch("scb_nb.stream.BLOCK_TOKENS", 100):
         return task.sample(size, seed, device="cpu")
+
+
+def small_stream(task: SCBTask, seed: int, *, share_mu: bool = True) -> Stream:
+    """A stream on the CPU that makes its samples in small blocks, for runs that take few."""
+    with mock.patch("scb_nb.stream.BLOCK_TOKENS", 10_000):
+        return task.stream(seed, device="cpu", share_mu=share_mu)
+
+
+def start_of(task: SCBTask) -> State:
+    """Where training starts, with the true mu, in float64 on the CPU."""
+    return State.uniform(torch.tensor(task.mu), task.seq_len)
 
 
 def double(task: SCBTask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

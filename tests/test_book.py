@@ -2,7 +2,9 @@
 
 import ast
 import itertools
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,36 @@ import numpy as np
 import pytest
 import torch
 
-from scb_nb import SCBTask, checks, explorables
+from scb_nb import SCBTask, checks, distances, explorables, fit
 from scb_nb.chains import stationary_distribution
 from scb_nb.checks import EXERCISES, check
+from scb_nb.stages import Descent
 
 ROOT = Path(__file__).parents[1]
-CHAPTERS = [ROOT / "book" / f"{name}.md" for name in ("bigrams", "sparse_contextual_bigrams", "linear_transformer")]
+CHAPTERS = [
+    ROOT / "book" / f"{name}.md"
+    for name in (
+        "bigrams",
+        "sparse_contextual_bigrams",
+        "linear_transformer",
+        "population_picture",
+        "stage_one",
+        "stage_two",
+    )
+]
 chapters = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 
 ODD = ["none", "ellipsis", "empty", "text", "number", "function"]
 
 # What a reader might answer: right answers, and typical wrong ones.
-RIGHT_CHOICES = {"bigram-predict": "b", "scb-predict": "b", "transformer-predict": "b"}
+RIGHT_CHOICES = {
+    "bigram-predict": "b",
+    "scb-predict": "b",
+    "transformer-predict": "b",
+    "population-predict": "c",
+    "stage-one-predict": "b",
+    "stage-two-predict": "c",
+}
 
 
 def cells(chapter: Path) -> list[str]:
@@ -45,6 +65,15 @@ def loss_on_plane(
     product = K_Q * ((1 - alpha_V * alpha_A) ** 2 - 1)
     factor = ((1 - alpha_V) ** 2 - 1) / seq_len
     return 0.5 - 0.5 * mu_squared + 0.5 * K_P * (product + price * factor)
+
+
+def landing_from(theta: float, K_P: float, K_Q: float, eta_V: float, eta_A: float) -> float:
+    kappa = eta_V * K_Q / (eta_A * K_P)
+    return float(np.sqrt((theta**2 + np.sqrt(theta**4 + 4 * kappa)) / 2))
+
+
+def best_split(n: float, star: float) -> float:
+    return float(np.sqrt(star**2 + n * star) - star)
 
 
 @chapters
@@ -123,10 +152,32 @@ def test_derivations_accept_the_solution_and_refuse_near_misses() -> None:
     without_price = check("transformer-derive", lambda *numbers: loss_on_plane(*numbers, price=0.0))
     assert not without_price
     assert "Bayes risk" in without_price.message
+    assert check("population-derive", landing_from)
+    for wrong, hint in (
+        (lambda *numbers: landing_from(*numbers) ** 2, "square"),
+        (lambda *numbers: 1 / landing_from(*numbers), "alpha_A"),
+        (lambda theta, K_P, K_Q, eta_V, eta_A: (eta_V * K_Q / (eta_A * K_P)) ** 0.25, "head start"),
+        (lambda theta, K_P, K_Q, eta_V, eta_A: landing_from(theta, K_P, K_Q, 1, 1), "step sizes"),
+        (lambda theta, *numbers: 1.0, "theta = 0"),
+    ):
+        verdict = check("population-derive", wrong)
+        assert not verdict
+        assert hint in verdict.message
+    assert check("stage-one-derive", best_split)
+    for wrong, hint in (
+        (lambda n, star: n / 2, "only for few"),
+        (lambda n, star: np.sqrt(n * star), "limit for many"),
+        (lambda n, star: n - best_split(n, star), "left for A"),
+        (lambda n, star: star, "nothing is at its best"),
+        (lambda n, star: 1.01 * best_split(n, star), "Maximise"),
+    ):
+        verdict = check("stage-one-derive", wrong)
+        assert not verdict
+        assert hint in verdict.message
 
 
 def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
-    support = np.flatnonzero(checks._unknown_task().Q[:, 2])
+    support = np.flatnonzero(checks.sparse_contextual_bigrams._unknown_task().Q[:, 2])
     assert check("scb-experiment", support)
     assert check("scb-experiment", list(reversed(support.tolist())))
     assert "from 0" in check("scb-experiment", support + 1).message
@@ -137,9 +188,22 @@ def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
     assert not check("transformer-experiment", 2 * slope)
     assert not check("transformer-experiment", 0)
     assert "one number" in check("transformer-experiment", [1.0, 2.0]).message
+    assert check("population-experiment", [51, 1])
+    assert "other way round" in check("population-experiment", (1, 51)).message
+    assert "gap itself" in check("population-experiment", (186, 31)).message
+    assert "first number" in check("population-experiment", (0, 0)).message
+    assert "second number" in check("population-experiment", (51, 51)).message
+    assert "two numbers" in check("population-experiment", 51).message
+    assert check("stage-one-experiment", 24)
+    assert "Which way" in check("stage-one-experiment", 8).message
+    assert "too careful" in check("stage-one-experiment", 96).message
+    assert "far more" in check("stage-one-experiment", 10**6).message
+    assert "whole number" in check("stage-one-experiment", 24.5).message
 
 
-@pytest.mark.parametrize("name", ["bigram-derive", "scb-derive", "transformer-derive"])
+@pytest.mark.parametrize(
+    "name", ["bigram-derive", "scb-derive", "transformer-derive", "population-derive", "stage-one-derive"]
+)
 def test_untouched_stub_counts_as_not_answered(name: str) -> None:
     assert check(name, lambda *_: ...) == checks.NOT_YET
 
@@ -226,9 +290,22 @@ def test_bigram_facts() -> None:
             assert distance <= floor**t * np.abs(start - mu).sum() + 1e-15
 
 
-def test_explorable_is_self_contained_and_carries_a_still() -> None:
-    task = SCBTask.random(4, 12, 2, seed=0)
-    bundle = explorables.contextual_bigram(task, query=1)._repr_mimebundle_()
+def replay(task: SCBTask, **options: Any) -> explorables.Explorable:
+    return explorables.training_replay(task, {"first": Descent(steps=30, batch_size=16, step_size=0.1)}, **options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: explorables.contextual_bigram(SCBTask.random(4, 12, 2, seed=0), query=1),
+        explorables.phase_portrait,
+        lambda: explorables.phase_portrait(K_P=0.37, K_Q=0.2, seq_len=77, ratio=0.3, start=(0.5, -0.25)),
+        lambda: replay(SCBTask.random(3, 10, 2, K_P=0.3, seed=0)),
+    ],
+    ids=["contextual_bigram", "phase_portrait", "phase_portrait elsewhere", "training_replay"],
+)
+def test_explorable_is_self_contained_and_carries_a_still(make: Callable[[], explorables.Explorable]) -> None:
+    bundle = make()._repr_mimebundle_()
     page = bundle["text/html"]
     assert bundle["image/png"].startswith(b"\x89PNG")
     assert len(bundle["text/plain"].split()) > 10
@@ -239,7 +316,39 @@ def test_explorable_is_self_contained_and_carries_a_still() -> None:
     assert not re.search(r"<(button|input|select)", outside_script), (
         "controls are made by the script, or they would be dead"
     )
-    assert page == explorables.contextual_bigram(task, query=1)._repr_html_(), "same task, same page"
+    assert page == make()._repr_html_(), "same arguments, same page"
+
+
+def test_phase_portrait_tells_where_training_lands() -> None:
+    told = explorables.phase_portrait(K_P=0.1, K_Q=0.4, seq_len=1_000).alt
+    assert "lands near (1.41, 0.70)" in told
+    assert "Then it creeps" in told
+    assert "already within 0.05" in explorables.phase_portrait(K_P=0.1, K_Q=0.4, ratio=4.0).alt
+    assert "wrong branch" in explorables.phase_portrait(start=(-0.5, 0.0)).alt
+    for wrong in ({"K_P": 0}, {"K_Q": 2}, {"seq_len": 0}, {"ratio": 100}, {"start": (3, 0)}, {"start": (0, 0, 0)}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            explorables.phase_portrait(**wrong)
+
+
+def test_training_replay_shows_a_run_as_it_was() -> None:
+    task = SCBTask.random(3, 10, 2, K_P=0.3, mu_ratio=2, seed=0)
+    source = task.stream(3, device="cpu", share_mu=True)
+    result = fit(source, (Descent(steps=30, batch_size=16, step_size=0.1),), observers=[distances(task)])
+    page = replay(task, seed=3)._repr_html_()
+    data, _ = json.JSONDecoder().raw_decode(page.split("const data = ", 1)[1])
+    assert [frame["samples"] for frame in data["frames"]] == result.history["samples"].tolist() == [0, 160, 320, 480]
+    np.testing.assert_allclose(data["frames"][-1]["A"], result.A, atol=6e-4)
+    np.testing.assert_allclose(data["frames"][-1]["V"], result.V, atol=6e-4)
+    for name in ("error_V", "error_A"):
+        shares = result.history[name] / result.history[name][0]
+        np.testing.assert_allclose([frame[name] for frame in data["frames"]], shares, atol=6e-4)
+    assert replay(task, opening=1.0).alt.startswith("After 0 samples, first: the distance of V from P is 1.00 of ")
+    assert "After 480 samples" in replay(task, opening=0.0).alt
+    for wrong in (SCBTask.random(7, 10, 2, seed=0), SCBTask.random(3, 41, 2, seed=0)):
+        with pytest.raises(ValueError, match="task"):
+            replay(wrong)
+    with pytest.raises(ValueError, match="K_P"):
+        replay(SCBTask.random(3, 10, 2, K_P=0, seed=0))
 
 
 def test_live_explorable_redraws_when_a_slider_moves() -> None:

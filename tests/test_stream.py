@@ -11,11 +11,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scb_nb import Batch, SCBTask, Stream
 from scb_nb.sampling import REST_BITS, WORDS, GuideTable, cumulative, inverse
+from scb_nb.stream import BatchStream, Source
 from tests.helpers import SEEDS, chi_square, every_sample, few_samples, skewed_task, tasks
 
 ALARM = 1e-9
@@ -446,3 +447,110 @@ def test_a_batch_unpacks_slices_and_tells_its_sizes() -> None:
     assert (tokens.tolist(), query.tolist(), target.tolist()) == ([[2, 2, 0]], [2], [1])
     assert len(batch) == 2
     assert repr(batch) == "Batch(batch_size=2, seq_len=3, vocab_size=3, device='cpu')"
+
+
+# Samples of one's own
+
+
+def numbered(size: int, device: torch.device | str = "cpu") -> Batch:
+    """Samples that tell their number: all that they hold depends on it."""
+    number = torch.arange(size, device=device)
+    return Batch(torch.stack([number, (number + 1) % size, (3 * number) % size], 1), number, (number + 2) % size, size)
+
+
+def numbers(batch: Batch) -> list[int]:
+    """The numbers of samples that are whole."""
+    size = batch.vocab_size
+    for tensor, expected in zip(batch, numbered(size, batch.tokens.device), strict=True):
+        assert torch.equal(tensor, expected[batch.query])
+        assert tensor.dtype == torch.int64
+    return batch.query.tolist()
+
+
+def test_each_sample_comes_once_in_each_pass_and_in_another_order(device: torch.device) -> None:
+    stream = BatchStream(numbered(50, device), seed=3)
+    passes = [numbers(stream.draw(50)) for _ in range(4)]
+    assert all(sorted(each) == list(range(50)) for each in passes)
+    assert len({tuple(each) for each in [*passes, range(50)]}) == 5
+    assert stream.position == 200
+    again = BatchStream(numbered(50, device), seed=3)
+    assert numbers(again.draw(200)) == [number for each in passes for number in each]
+    other = BatchStream(numbered(50, device), seed=4)
+    assert numbers(other.draw(50)) not in passes
+
+
+def test_every_order_is_as_likely() -> None:
+    """Of three samples over 1,200 seeds, in the first pass and in the second."""
+    for start in (0, 3):
+        orders = []
+        for seed in range(1_200):
+            stream = BatchStream(numbered(3), seed=seed)
+            stream.position = start
+            first, second, _ = numbers(stream.draw(3))
+            orders.append(3 * first + second)
+        counts = np.bincount(orders, minlength=9)
+        assert chi_square(counts, (1 - np.eye(3)) / 6) > ALARM
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.sampled_from(["draw", "chunks", "jump"]), st.integers(1, 90)), min_size=1, max_size=8),
+    st.integers(1, 40),
+)
+def test_own_samples_do_not_depend_on_how_they_are_asked_for(moves: list[tuple[str, int]], size: int) -> None:
+    """Within a pass and across passes, in pieces of at most 8 samples (24 tokens)."""
+    stream = BatchStream(numbered(size), seed=5)
+    whole = numbers(BatchStream(numbered(size), seed=5).draw(800))
+    position = 0
+    with mock.patch("scb_nb.stream.BLOCK_TOKENS", 24):
+        for kind, amount in moves:
+            if kind == "jump":
+                stream.position = position = amount
+                continue
+            parts = [stream.draw(amount)] if kind == "draw" else list(stream.chunks(amount))
+            assert kind == "draw" or max(len(part) for part in parts) <= 8
+            found = [number for part in parts for number in numbers(part)]
+            assert found == whole[position : position + amount]
+            position += amount
+            assert stream.position == position
+
+
+def test_chunks_of_own_samples_own_them_from_the_call_on() -> None:
+    stream, whole = BatchStream(numbered(7), seed=1), numbers(BatchStream(numbered(7), seed=1).draw(40))
+    chunks = stream.chunks(20)
+    assert stream.position == 20
+    first = next(chunks)
+    assert numbers(stream.draw(5)) == whole[20:25]  # of another pass, while the first is still being handed out
+    assert numbers(first) + [number for part in chunks for number in numbers(part)] == whole[:20]
+
+
+def test_one_own_sample_comes_again_and_again() -> None:
+    stream = BatchStream(Batch([[0]], [0], [0], 1))
+    assert stream.draw(5).tokens.tolist() == [[0]] * 5
+
+
+def test_pieces_are_never_empty_however_long_a_sample() -> None:
+    with mock.patch("scb_nb.stream.BLOCK_TOKENS", 2):
+        assert [len(part) for part in BatchStream(numbered(5)).chunks(7)] == [1] * 7
+
+
+def test_a_stream_of_own_samples_shows_what_training_needs(device: torch.device) -> None:
+    batch = numbered(6, device)
+    kept = [tensor.clone() for tensor in batch]
+    mu = np.full(6, 1 / 6)
+    stream = BatchStream(batch, mu=mu, seed=9)
+    assert isinstance(stream, Source)
+    assert (stream.vocab_size, stream.seq_len, stream.seed, stream.position) == (6, 3, 9, 0)
+    assert stream.device.type == stream.draw(1).tokens.device.type == device.type
+    assert stream.mu is not None
+    np.testing.assert_array_equal(stream.mu, mu)
+    assert not stream.mu.flags.writeable
+    assert BatchStream(batch).mu is None
+    for tensor in stream.draw(6):
+        tensor.zero_()  # what is handed out is a copy
+    assert all(torch.equal(tensor, before) for tensor, before in zip(batch, kept, strict=True))
+
+
+def test_a_source_without_samples_is_none() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Source()  # type: ignore[abstract]

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
+from scipy import integrate
+
+from scb_nb import theory
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = re.findall(r"\b(?:root|file): *([\w/-]+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -273,6 +276,86 @@ def test_contextual_bigram_by_keyboard(visit):
         following = data["letters"][(data["letters"].index(token) + 1) % len(data["letters"])]
         assert right_state(explorable, data)["context"][position] == following
     assert visit.errors == []
+
+
+@pages("book/population_picture")
+def test_phase_portrait_by_keyboard_and_pointer(visit):
+    page = visit.page
+    explorable = page.locator(".scb-explorable:has(.scb-plane)").first
+    source = explorable.locator("xpath=following-sibling::script[1]").text_content()
+    data, _ = json.JSONDecoder().raw_decode(source.split("const data = ", 1)[1])
+    state = right_flow(explorable, data)
+    assert state["setting"] == data["opening"]
+    assert state["summary"] == explorable.locator(".scb-still").get_attribute("alt")
+
+    for name in data["opening"]:
+        tab_to(page, f".scb-explorable input[name={name}]")
+        page.keyboard.press("ArrowRight")
+        after = right_flow(explorable, data)
+        assert [key for key in data["opening"] if after["setting"][key] != state["setting"][key]] == [name]
+        assert after["summary"] != state["summary"]
+        assert after["path"] != state["path"]
+        state = after
+
+    tab_to(page, ".scb-explorable .scb-start")
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    moved = right_flow(explorable, data)
+    assert moved["start"] == [-0.5, -0.1]
+    assert "wrong branch" in moved["summary"]
+
+    handle = explorable.locator(".scb-start")
+    handle.scroll_into_view_if_needed()
+    box, plane = handle.bounding_box(), explorable.locator(".scb-plane svg").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(plane["x"] + 0.9 * plane["width"], plane["y"] + 0.1 * plane["height"], steps=3)
+    page.mouse.up()
+    dragged = right_flow(explorable, data)
+    assert min(dragged["start"]) > 1.5
+    box = handle.bounding_box()
+    assert box["x"] + box["width"] / 2 == pytest.approx(plane["x"] + 0.9 * plane["width"], abs=3)
+    assert visit.errors == []
+
+
+def right_flow(explorable: Locator, data: dict[str, Any]) -> dict[str, Any]:
+    """What the explorable shows, once found to agree with the flow of the package, integrated by SciPy, to 1 %."""
+    state = explorable.evaluate("""(root) => ({
+        chosen: Object.fromEntries([...root.querySelectorAll("input")].map(({ name, value }) => [name, Number(value)])),
+        start: root.querySelector(".scb-start").getAttribute("aria-label").match(/-?\\d+\\.\\d+/g).map(Number),
+        path: root.querySelector(".scb-plane .scb-path").getAttribute("points"),
+        summary: root.querySelector("[aria-live]").textContent,
+    })""")
+    state["setting"] = {name: data["choices"][name][index] for name, index in state["chosen"].items()}
+    K_P, K_Q, T = (state["setting"][name] for name in ("K_P", "K_Q", "seq_len"))
+    rates = np.array([1, state["setting"]["ratio"]])
+    events = [
+        lambda _, point: point[0] * point[1] - 0.5,
+        lambda _, point: 0.01 - abs(1 - point[0] * point[1]),
+        lambda _, point: 0.05 - np.abs(1 - np.array(point)).max(),
+    ]
+    found = integrate.solve_ivp(
+        lambda _, point: rates * theory.flow(*point, K_P, K_Q, T),
+        (0, 20 * T * (1 + K_Q / (rates[1] * K_P)) + 1_000),
+        state["start"],
+        method="Radau",
+        rtol=1e-9,
+        atol=1e-12,
+        events=events,
+    )
+    half, landed, near = (times[0] if len(times) else None for times in found.t_events)
+    told = [float(number.replace(",", "")) for number in re.findall(r"t = ([\d,]+(?:\.\d+)?)", state["summary"])]
+    landing = re.search(r"lands near \((-?[\d.]+), (-?[\d.]+)\)", state["summary"]).groups()
+    expected = [landed]
+    if "one half" in state["summary"]:
+        expected.insert(0, half)
+    if "creeps" in state["summary"]:
+        expected.append(near)
+    assert told == pytest.approx(expected, rel=0.01, abs=0.06)
+    np.testing.assert_allclose([float(number) for number in landing], found.y_events[1][0], rtol=0.01, atol=0.006)
+    assert ("wrong branch" in state["summary"]) == (found.y_events[1][0][0] < 0)
+    return state
 
 
 def tab_to(page: Page, selector: str) -> None:

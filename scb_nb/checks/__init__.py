@@ -1,0 +1,28 @@
+"""What tells a reader of the book right or wrong, exercise by exercise: one module for each chapter."""
+
+from scb_nb.checks import (
+    bigrams,
+    linear_transformer,
+    population_picture,
+    sparse_contextual_bigrams,
+    stage_one,
+    stage_two,
+)
+from scb_nb.checks.bigrams import practice_texts
+from scb_nb.checks.core import EXERCISES, NOT_YET, Verdict, check
+from scb_nb.checks.sparse_contextual_bigrams import unknown_samples
+
+__all__ = [
+    "EXERCISES",
+    "NOT_YET",
+    "Verdict",
+    "bigrams",
+    "check",
+    "linear_transformer",
+    "population_picture",
+    "practice_texts",
+    "sparse_contextual_bigrams",
+    "stage_one",
+    "stage_two",
+    "unknown_samples",
+]
