@@ -45,9 +45,7 @@ class LinearTransformer(nn.Module):
         if isinstance(V, torch.Tensor):
             dtype = dtype or V.dtype
             device = device or V.device
-        dtype = dtype or torch.float32
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
+        dtype = validate.float_dtype("dtype", dtype or torch.float32)
         device = validate.device(device)
         for name, value in (("V", V), ("A", A)):
             array = validate.real_array(name, value)

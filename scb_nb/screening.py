@@ -5,6 +5,8 @@ The noise is read off the matrix itself: positions outside the support are alike
 
 import torch
 
+from scb_nb import validate
+
 # 1 / this many standard deviations is where half of a normal distribution's absolute values lie below.
 MAD_TO_DEVIATION = 1.4826
 
@@ -25,7 +27,7 @@ def critical_value(entries: int, false_alarms: float) -> float:
 
     ``false_alarms``, in (0, 1), bounds the chance that one of them, or more, lies above.
     """
-    tail = torch.tensor(false_alarms / entries, dtype=torch.float64)
+    tail = torch.tensor(validate.fraction("false_alarms", false_alarms) / entries, dtype=torch.float64)
     return float(-torch.special.ndtri(tail))
 
 

@@ -52,6 +52,21 @@ class State:
         A = mu.new_full((seq_len, len(mu)), 1 / seq_len)
         return cls(mu[:, None].repeat(1, len(mu)), A, mu, torch.ones_like(A, dtype=torch.bool))
 
+    def check(self, source: Source) -> None:
+        """Raise a TypeError or ValueError if training on ``source`` cannot start here."""
+        validate.float_dtype("start.V.dtype", self.V.dtype)
+        N, T = source.vocab_size, source.seq_len
+        for name, shape in {"V": (N, N), "A": (T, N), "mu": (N,), "support": (T, N)}.items():
+            tensor = getattr(self, name)
+            dtype = torch.bool if name == "support" else self.V.dtype
+            if (tensor.shape, tensor.dtype, tensor.device.type) != (shape, dtype, source.device.type):
+                raise ValueError(
+                    f"start must have {name} of shape {shape} and {dtype} on {source.device}, "
+                    f"got {tuple(tensor.shape)}, {tensor.dtype} on {tensor.device}"
+                )
+            if not tensor.isfinite().all():
+                raise ValueError(f"start must be finite, got a NaN or an infinity in {name}")
+
     def add(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """Add ``value`` to the sum of that name in memory, and return the sum."""
         self.memory[name] = self.memory[name] + value if name in self.memory else value
@@ -175,8 +190,10 @@ class Descent:
         for name in ("steps", "batch_size"):
             validate.integer(name, getattr(self, name), 1)
         for name in ("step_size", "step_size_A", "l1"):
-            if getattr(self, name) is not None:
+            if name == "step_size" or getattr(self, name) is not None:
                 validate.real(name, getattr(self, name), 0)
+        for name in ("precondition", "project", "average"):
+            validate.flag(name, getattr(self, name))
         validate.fraction("false_alarms", self.false_alarms)
         if self.sparsity not in ("support", "l1", "simplex", "none"):
             raise ValueError(f'sparsity must be "support", "l1", "simplex" or "none", got {self.sparsity!r}')

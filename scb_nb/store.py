@@ -108,6 +108,11 @@ class Store:
         RuntimeError
             If runs failed: which, and why. All others are kept.
         """
+        name = getattr(experiment, "__name__", "<lambda>")
+        if not callable(experiment) or name == "<lambda>":
+            raise TypeError(f"experiment must be a function of a module, got {experiment!r}")
+        if isinstance(settings, Mapping) or not all(isinstance(each, Mapping) for each in settings):
+            raise TypeError(f"settings must be a sequence of dicts, got {settings!r}")
         jobs = (os.cpu_count() or 1) if jobs is None else validate.integer("jobs", jobs, 1)
         known = {} if fresh else self.records()
         missing = [each for each in settings if key(each) not in known]

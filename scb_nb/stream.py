@@ -238,6 +238,8 @@ class BatchStream(Source):
     def __init__(self, batch: Batch, *, mu: ArrayLike | None = None, seed: int = 0) -> None:
         if not isinstance(batch, Batch):
             raise TypeError(f"batch must be an scb_nb.Batch, got {type(batch).__name__}")
+        if len(batch) == 0:
+            raise ValueError("batch must hold at least one sample, got none")
         self._batch = batch
         self.vocab_size, self.seq_len, self.device = batch.vocab_size, batch.tokens.shape[1], batch.tokens.device
         self.mu = None if mu is None else validate.probability_columns("mu", mu, (self.vocab_size,))

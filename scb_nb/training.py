@@ -155,18 +155,26 @@ def fit(
     """
     if isinstance(source, Batch):
         source = BatchStream(source)
-    if not isinstance(source, Source):
-        raise TypeError(f"source must be a stream such as task.stream(seed), or a Batch, got {type(source).__name__}")
-    stages = default_stages(source.vocab_size, source.seq_len) if stages is None else tuple(stages)
-    if not stages or not all(callable(getattr(stage, "step", None)) for stage in stages):
+    _check_source(source)
+    stages = default_stages(source.vocab_size, source.seq_len) if stages is None else stages
+    if not isinstance(stages, Sequence) or not stages or not all(map(_is_stage, stages)):
         raise TypeError(f"stages must be a sequence of at least one stage, got {stages!r}")
-    observers = tuple(observers)
+    observers = tuple(observers) if isinstance(observers, Iterable) else (observers,)
+    if not all(map(callable, observers)):
+        raise TypeError(f"observers must be functions, got {observers!r}")
+    if start is not None:
+        if not isinstance(start, State):
+            raise TypeError(f"start must be a State, got {type(start).__name__}")
+        start.check(source)
     validate.integer("record_every", record_every, 1)
     validate.real("checkpoint_seconds", checkpoint_seconds, 0)
+    validate.float_dtype("dtype", dtype)
     if max_samples is not None:
         validate.integer("max_samples", max_samples, 1)
+    if checkpoint is not None and not isinstance(checkpoint, str | PathLike):
+        raise TypeError(f"checkpoint must be a path, got {checkpoint!r}")
 
-    run = _Run(source, stages, start, dtype, None if checkpoint is None else Path(checkpoint))
+    run = _Run(source, tuple(stages), start, dtype, None if checkpoint is None else Path(checkpoint))
     saved = time.perf_counter()
     with tqdm(disable=None if progress is None else not progress, unit=" samples", unit_scale=True) as bar:
         if not run.rows:
@@ -184,6 +192,15 @@ def fit(
                 saved = time.perf_counter()
         run.save()
     return run.result(run.outcome(max_samples))
+
+
+def _check_source(source: Any) -> None:
+    if not isinstance(source, Source):
+        raise TypeError(f"source must be a stream such as task.stream(seed), or a Batch, got {type(source).__name__}")
+
+
+def _is_stage(value: Any) -> bool:
+    return callable(getattr(value, "step", None)) and not isinstance(value, type)
 
 
 class _Run:
@@ -325,6 +342,7 @@ def estimate_mu(source: Source, tokens: int = 1_000_000) -> FloatArray:
     It takes as many samples as hold that many ``tokens``, but at most 10,000. One is added to every count, so that a
     token that did not occur has a small frequency and not none.
     """
+    _check_source(source)
     samples = min(10_000, -(-validate.integer("tokens", tokens, 1) // source.seq_len))
     counts = np.ones(source.vocab_size)
     for part in source.chunks(samples):

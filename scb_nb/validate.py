@@ -53,6 +53,20 @@ def fraction(name: str, value: Any) -> float:
     return number
 
 
+def flag(name: str, value: Any) -> bool:
+    """Return ``value`` if it is True or False; else raise a TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def float_dtype(name: str, value: Any) -> torch.dtype:
+    """Return ``value`` if it is one of torch's floating-point dtypes; else raise a TypeError."""
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise TypeError(f"{name} must be a floating-point torch.dtype, got {value!r}")
+    return value
+
+
 def probability_columns(name: str, value: ArrayLike, shape: Sequence[int | None]) -> FloatArray:
     """Return a read-only float64 copy of ``value`` whose columns are probability vectors.
 

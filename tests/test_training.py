@@ -172,7 +172,7 @@ def vandal(state: State) -> dict[str, float]:
 def test_observers_change_nothing(record_every: int) -> None:
     plain = run()
     for observers in ([], [distances(TASK)], [vandal, distances(TASK), vandal]):
-        watched = run(observers=observers, record_every=record_every)
+        watched = run(observers=observers, record_every=record_every, max_samples=50_000)
         assert same_end(watched, plain)
         assert np.isfinite(watched.history["loss"][1:]).all()
     assert np.isfinite(watched.history["error_V"]).all()  # it had a copy of its own

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,21 @@ from scb_nb import (
     SCBTask,
     align,
     batch_gradients,
+    distances,
+    fit,
     population_gradients,
     population_loss,
     record,
+    screening,
     theory,
+    validate,
 )
 from scb_nb.model import predict
 from scb_nb.objective import reference_gradients
+from scb_nb.stages import Descent, LargeSteps, SmallSteps, SparseDescent, State
+from scb_nb.store import Store
+from scb_nb.stream import BatchStream
+from scb_nb.training import estimate_mu
 from tests.helpers import double
 
 NAN, INF = math.nan, math.inf
@@ -61,6 +70,28 @@ def batch(**changes: object) -> Batch:
 def trajectory(**changes: object) -> np.ndarray:
     settings = {"steps": 50, "step_size_V": 0.1, "step_size_A": 0.1, **changes}
     return theory.trajectory(TASK, **settings)  # type: ignore[arg-type]
+
+
+def large_steps(**changes: object) -> LargeSteps:
+    return LargeSteps(**{"batch_size": 5, "round_size": 5, **changes})  # type: ignore[arg-type]
+
+
+def descent(kind: type[Descent] = Descent, **changes: object) -> Descent:
+    return kind(**{"steps": 2, "batch_size": 5, "step_size": 0.1, **changes})  # type: ignore[arg-type]
+
+
+def train(**changes: object) -> object:
+    settings = {"source": stream(share_mu=True), "stages": (descent(),), **changes}
+    return fit(**settings)  # type: ignore[arg-type]
+
+
+def state(**changes: object) -> State:
+    return replace(State.uniform(MU.float(), 5), **changes)  # type: ignore[arg-type]
+
+
+def store(**changes: object) -> object:
+    settings = {"experiment": math.gcd, "settings": [], **changes}
+    return Store("nowhere.jsonl").run(**settings)  # type: ignore[arg-type]
 
 
 def bad(name: str, error: type[Exception], message: str, call: Callable[[], object]) -> object:
@@ -395,6 +426,181 @@ BAD_INPUTS = [
     bad("start of three", ValueError, r"start must be two numbers, .* got \(0, 0, 0\)",
         lambda: trajectory(start=(0, 0, 0))),
     bad("start strings", TypeError, r"start must be a finite number .* got 'a'", lambda: trajectory(start=("a", "b"))),
+    # Streams of one's own samples
+    bad("own samples a tuple", TypeError, r"batch must be an scb_nb\.Batch, got tuple",
+        lambda: BatchStream(tuple(BATCH))),
+    bad("own samples None", TypeError, r"batch must be an scb_nb\.Batch, got NoneType", lambda: BatchStream(None)),
+    bad("no own samples", ValueError, r"batch must hold at least one sample, got none", lambda: BatchStream(BATCH[6:])),
+    bad("own mu sums", ValueError, r"mu must each sum to 1, but the whole sums to 0\.9",
+        lambda: BatchStream(BATCH, mu=[0.3, 0.3, 0.3])),
+    bad("own mu of other N", ValueError, r"mu must have shape \(3\), got \(2,\)",
+        lambda: BatchStream(BATCH, mu=[0.5, 0.5])),
+    bad("own mu zero", ValueError, r"mu must be positive, got a zero", lambda: BatchStream(BATCH, mu=[0.5, 0.5, 0.0])),
+    bad("own mu negative", ValueError, r"mu must be non-negative, got an entry of -0\.5",
+        lambda: BatchStream(BATCH, mu=[1.0, 0.5, -0.5])),
+    bad("own mu NaN", ValueError, r"mu must be finite, got nan", lambda: BatchStream(BATCH, mu=[0.5, NAN, 0.5])),
+    bad("own mu string", TypeError, r"mu must be an array of real numbers", lambda: BatchStream(BATCH, mu="uniform")),
+    bad("own seed -1", ValueError, r"seed must be an integer of at least 0, got -1",
+        lambda: BatchStream(BATCH, seed=-1)),
+    bad("own seed None", TypeError, r"seed must be an integer .* got None", lambda: BatchStream(BATCH, seed=None)),
+    bad("own draw 0", ValueError, r"batch_size must be an integer of at least 1, got 0",
+        lambda: BatchStream(BATCH).draw(0)),
+    bad("own position -1", ValueError, r"position must be an integer of at least 0, got -1",
+        lambda: setattr(BatchStream(BATCH), "position", -1)),
+    # Stages
+    *[
+        bad(f"{kind} {name} {value!r}", error, rf"{name} must be an integer of at least 1, got {re.escape(got)}",
+            lambda make=make, name=name, value=value: make(**{name: value}))
+        for kind, make, names in (
+            ("LargeSteps", large_steps, ("batch_size", "round_size", "rounds", "max_steps")),
+            ("Descent", descent, ("steps", "batch_size")),
+            ("SmallSteps", lambda **changes: descent(SmallSteps, **changes), ("steps", "batch_size")),
+            ("SparseDescent", lambda **changes: descent(SparseDescent, **changes), ("steps", "passes")),
+        )
+        for name in names
+        for value, error, got in (
+            (0, ValueError, "0"),
+            (2.0, TypeError, "2.0 of type float"),
+            (True, TypeError, "the bool True"),
+            (None, TypeError, "None of type NoneType"),
+        )
+    ],
+    *[
+        bad(f"{kind} {name} {value!r}", error, rf"{name} must {words}",
+            lambda make=make, name=name, value=value: make(**{name: value}))
+        for kind, make, name in (
+            ("LargeSteps", large_steps, "visible"),
+            ("LargeSteps", large_steps, "false_alarms"),
+            ("Descent", descent, "false_alarms"),
+            ("SmallSteps", lambda **changes: descent(SmallSteps, **changes), "visible"),
+            ("SparseDescent", lambda **changes: descent(SparseDescent, **changes), "false_alarms"),
+            ("fraction", lambda **changes: validate.fraction("share", changes["share"]), "share"),
+            ("critical_value", lambda **changes: screening.critical_value(9, **changes), "false_alarms"),
+        )
+        for value, error, words in (
+            (0, ValueError, "lie strictly between 0 and 1, got 0"),
+            (1.0, ValueError, "lie strictly between 0 and 1, got 1"),
+            (-0.1, ValueError, "be a finite number of at least 0 and at most 1, got -0.1"),
+            (1.5, ValueError, "be a finite number of at least 0 and at most 1, got 1.5"),
+            (NAN, ValueError, "be a finite number .* got nan"),
+            ("0.5", TypeError, "be a finite number .* got '0.5' of type str"),
+            (True, TypeError, "be a finite number .* got True of type bool"),
+            (None, TypeError, "be a finite number .* got None of type NoneType"),
+        )
+    ],
+    *[
+        bad(f"Descent {name} {value!r}", error, rf"{name} must be a finite number of at least 0, got {re.escape(got)}",
+            lambda name=name, value=value: descent(**{name: value}))
+        for name in ("step_size", "step_size_A", "l1")
+        for value, error, got in (
+            (-0.1, ValueError, "-0.1"),
+            (NAN, ValueError, "nan"),
+            (INF, ValueError, "inf"),
+            ("0.1", TypeError, "'0.1' of type str"),
+            (True, TypeError, "True of type bool"),
+        )
+    ],
+    bad("Descent step_size None", TypeError, r"step_size must be a finite number .* got None of type NoneType",
+        lambda: descent(step_size=None)),
+    *[
+        bad(f"Descent sparsity {value!r}", ValueError,
+            r'sparsity must be "support", "l1", "simplex" or "none", got ' + re.escape(repr(value)),
+            lambda value=value: descent(sparsity=value))
+        for value in ("L1", "", None, 2, ["l1"])
+    ],
+    *[
+        bad(f"Descent {name} {value!r}", TypeError, rf"{name} must be True or False, got {re.escape(repr(value))}",
+            lambda name=name, value=value: descent(**{name: value}))
+        for name in ("precondition", "project", "average")
+        for value in ("no", None, 1)
+    ],
+    bad("SparseDescent sparsity", TypeError, r"sparsity", lambda: descent(SparseDescent, sparsity="l1")),
+    bad("SparseDescent average", TypeError, r"average", lambda: descent(SparseDescent, average=False)),
+    # Training
+    *[
+        bad(f"fit source {name}", TypeError, rf"source must be a stream .* or a Batch, got {got}",
+            lambda value=value: train(source=value))
+        for name, value, got in (
+            ("None", None, "NoneType"),
+            ("task", TASK, "SCBTask"),
+            ("tensor", BATCH.tokens, "Tensor"),
+            ("list", [BATCH], "list"),
+        )
+    ],
+    *[
+        bad(f"fit stages {name}", TypeError, r"stages must be a sequence of at least one stage, got ",
+            lambda value=value: train(stages=value))
+        for name, value in (
+            ("none", ()),
+            ("a number", 3),
+            ("a stage alone", descent()),
+            ("a class", (Descent,)),
+            ("numbers", [1, 2]),
+            ("a string", "large"),
+            ("a None", (descent(), None)),
+        )
+    ],
+    *[
+        bad(f"fit start {name}", error, rf"start must .*{words}", lambda value=value: train(start=value))
+        for name, error, value, words in (
+            ("a number", TypeError, 3, "got int"),
+            ("V and A", TypeError, (P, Q), "got tuple"),
+            ("of other N", ValueError, State.uniform(torch.full((4,), 0.25), 5), r"\b4\b"),
+            ("of other T", ValueError, State.uniform(MU.float(), 6), r"\b6\b"),
+            ("with mu of other N", ValueError, state(mu=torch.full((4,), 0.25)), "mu"),
+            ("with support of other T", ValueError, state(support=torch.ones(6, 3, dtype=torch.bool)), "support"),
+            ("on another device", ValueError, State.uniform(MU.float().to("meta"), 5), "meta"),
+            ("not finite", ValueError, state(V=torch.full((3, 3), NAN)), "finite"),
+            ("of mixed dtypes", ValueError, state(A=Q), "float64"),
+        )
+    ],
+    *[
+        bad(f"fit {name} {value!r}", error, rf"{name} must be an integer of at least 1, got {re.escape(got)}",
+            lambda name=name, value=value: train(**{name: value}))
+        for name in ("record_every", "max_samples")
+        for value, error, got in ((0, ValueError, "0"), (2.0, TypeError, "2.0"), (True, TypeError, "the bool True"))
+    ],
+    bad("fit record_every None", TypeError, r"record_every must be an integer .* got None",
+        lambda: train(record_every=None)),
+    bad("fit checkpoint_seconds -1", ValueError, r"checkpoint_seconds must be a finite number of at least 0, got -1",
+        lambda: train(checkpoint_seconds=-1)),
+    bad("fit checkpoint_seconds None", TypeError, r"checkpoint_seconds must be a finite number .* got None",
+        lambda: train(checkpoint_seconds=None)),
+    bad("fit checkpoint 3", TypeError, r"checkpoint must be a path, got 3", lambda: train(checkpoint=3)),
+    bad("fit checkpoint a folder", ValueError, r"checkpoint must .* '\.'", lambda: train(checkpoint=".")),
+    *[
+        bad(f"fit observers {name}", TypeError, r"observers must be functions, got ",
+            lambda value=value: train(observers=value))
+        for name, value in (("a number", 3), ("numbers", [3]), ("None", None))
+    ],
+    *[
+        bad(f"fit dtype {value!r}", TypeError,
+            rf"dtype must be a floating-point torch\.dtype, got {re.escape(repr(value))}",
+            lambda value=value: train(dtype=value))
+        for value in (torch.int64, "float32", np.float32, None)
+    ],
+    *[
+        bad(f"estimate_mu tokens {value!r}", error, rf"tokens must be an integer of at least 1, got {re.escape(got)}",
+            lambda value=value: estimate_mu(stream(), value))
+        for value, error, got in ((0, ValueError, "0"), (1e6, TypeError, "1000000.0 of type float"))
+    ],
+    bad("estimate_mu of a batch", TypeError, r"source must be a stream", lambda: estimate_mu(BATCH)),
+    # Stores
+    *[
+        bad(f"store jobs {value!r}", error, rf"jobs must be an integer of at least 1, got {re.escape(got)}",
+            lambda value=value: store(jobs=value))
+        for value, error, got in ((0, ValueError, "0"), (1.5, TypeError, "1.5"), ("two", TypeError, "'two'"))
+    ],
+    bad("store settings a dict", TypeError, r"settings must be a sequence of dicts, got \{'seed': 1\}",
+        lambda: store(settings={"seed": 1})),
+    bad("store settings numbers", TypeError, r"settings must be a sequence of dicts, got \[1, 2\]",
+        lambda: store(settings=[1, 2])),
+    bad("store settings of no numbers", TypeError, r"settings and results must be numbers, .* got object",
+        lambda: store(settings=[{"x": object()}])),
+    bad("store experiment a name", TypeError, r"experiment must be a function of a module, got 'bar'",
+        lambda: store(experiment="bar")),
+    bad("store experiment a lambda", TypeError, r"experiment must be a function of a module, got <function",
+        lambda: store(experiment=lambda: {}, settings=[{}])),
     # Numbers for the prose
     bad("record nothing", TypeError, r"record takes at least one name=value, got none", lambda: record()),
 ]
@@ -440,6 +646,14 @@ def test_edges_of_what_is_allowed() -> None:
     assert batch(tokens=read_only[::-1], query=np.array([1, 0])).tokens.tolist() == [[1, 0], [0, 1]]
     assert LinearTransformer(P.bfloat16(), Q.bfloat16()).V.dtype == torch.bfloat16
     assert trajectory(step_size_A=0.0)[-1, 1] == 0
+    assert validate.fraction("x", np.float32(0.5)) == 0.5
+    assert type(validate.fraction("x", np.float32(0.5))) is float
+    assert validate.fraction("x", 5e-324) == 5e-324
+    assert descent(step_size=np.float32(0), l1=0, steps=np.int64(1)).l1 == 0
+    assert train(stages=[descent()], record_every=np.int64(9), max_samples=np.int32(1)).samples == 5
+    assert train(source=BATCH[:1], observers=iter([distances(TASK)])).finished
+    assert "error_V" in train(observers=distances(TASK)).history
+    assert BatchStream(BATCH, mu=torch.tensor([0.25, 0.25, 0.5]), seed=2**100).draw(7).tokens.shape == (7, 5)
 
 
 # Files

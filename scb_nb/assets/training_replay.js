@@ -14,13 +14,14 @@ function start(stage) {
   // Four matrices, each a picture of squares: the darker, the larger; what is negative has the other colour.
 
   function picture(title, rows, columns, named) {
+    const high = rows > 12 ? 0.6 : 1; // of one row, in widths of a column
     const squares = Array.from({ length: rows * columns }, (_, i) =>
-      shape("rect", { class: "scb-square", x: 1.2 + (i % columns), y: Math.floor(i / columns), width: 1, height: 1 }));
-    const label = (text, x, y) => shape("text", { x, y, "font-size": 0.62, "text-anchor": "middle" }, text);
-    const svg = shape("svg", { viewBox: `0 0 ${columns + 1.3} ${rows + 0.9}`, "aria-hidden": "true" }, ...squares,
-      shape("rect", { class: "scb-frame", x: 1.2, y: 0, width: columns, height: rows }),
-      ...letters.map((letter, k) => label(letter, 1.7 + k, rows + 0.72)),
-      ...named.map((name, t) => label(name, 0.6, t + 0.72)));
+      shape("rect", { class: "scb-square", x: 1.2 + (i % columns), y: high * Math.floor(i / columns), width: 1, height: high }));
+    const label = (text, x, y) => shape("text", { x, y, "font-size": 0.55, "text-anchor": "middle" }, text);
+    const svg = shape("svg", { viewBox: `0 0 ${columns + 1.3} ${high * rows + 0.9}`, "aria-hidden": "true" }, ...squares,
+      shape("rect", { class: "scb-frame", x: 1.2, y: 0, width: columns, height: high * rows }),
+      ...letters.map((letter, k) => label(letter, 1.7 + k, high * rows + 0.65)),
+      ...named.map((name, t) => label(name, 0.6, high * (t + 0.5) + 0.2)));
     const node = element("figure", { className: "scb-matrix" }, element("figcaption", {}, title), svg);
     const highest = Math.max(...(rows === mu.length ? P : Q).flat());
     const show = (values) => values.flat().forEach((value, i) => {
@@ -31,8 +32,8 @@ function start(stage) {
   }
 
   const positions = Q.map((_, t) => String(t + 1));
-  const A = picture("A, learnt", Q.length, mu.length, positions), wantedA = picture("Q, the truth", Q.length, mu.length, positions);
-  const V = picture("V, learnt", mu.length, mu.length, letters), wantedV = picture("P, the truth", mu.length, mu.length, letters);
+  const A = picture("A, learnt", Q.length, mu.length, positions), wantedA = picture("Q, true", Q.length, mu.length, positions);
+  const V = picture("V, learnt", mu.length, mu.length, letters), wantedV = picture("P, true", mu.length, mu.length, letters);
   wantedA.show(Q);
   wantedV.show(P);
 
@@ -44,11 +45,12 @@ function start(stage) {
   const grid = [1, 0.1, 0.01].flatMap((share) => [
     shape("line", { class: "scb-grid", x1: LEFT, x2: WIDE - RIGHT, y1: level(share), y2: level(share) }),
     shape("text", { x: LEFT - 6, y: level(share) + 5, "text-anchor": "end" }, String(share))]);
-  const step = 10 ** Math.floor(Math.log10(frames.at(-1).samples));
+  let step = 10 ** Math.floor(Math.log10(frames.at(-1).samples));
+  if (frames.at(-1).samples < 4 * step) step /= 2;
   for (let samples = 0; samples <= frames.at(-1).samples; samples += step) {
     grid.push(shape("text", { x: across(samples), y: HIGH - BOTTOM + 20, "text-anchor": "middle" }, samples.toLocaleString("en")));
   }
-  const borders = frames.slice(1).flatMap((frame, i) => (frame.stage === frames[i].stage ? [] : [across(frame.samples)]));
+  const borders = frames.slice(1).flatMap((frame, i) => (frame.stage === frames[i].stage ? [] : [across(frames[i].samples)]));
   const cursor = shape("line", { class: "scb-cursor", y1: TOP, y2: HIGH - BOTTOM });
   const dots = [shape("circle", { class: "scb-mark", r: 5 }), shape("rect", { class: "scb-mark", width: 9, height: 9 })];
   const chart = shape("svg", { class: "scb-errors", viewBox: `0 0 ${WIDE} ${HIGH}`, "aria-hidden": "true" }, ...grid,
