@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from scb_nb import SCBTask, checks, distances, explorables, fit
+from scb_nb import SCBTask, checks, distances, explorables, fit, proximal
 from scb_nb.chains import stationary_distribution
 from scb_nb.checks import EXERCISES, check
 from scb_nb.stages import Descent
@@ -74,6 +74,12 @@ def landing_from(theta: float, K_P: float, K_Q: float, eta_V: float, eta_A: floa
 
 def best_split(n: float, star: float) -> float:
     return float(np.sqrt(star**2 + n * star) - star)
+
+
+def give_back(a: np.ndarray, threshold: float) -> np.ndarray:
+    """Chapter 6's step, and what is right where nothing survives it."""
+    found = proximal.sparse_sum_to_one(torch.tensor(a)[:, None], threshold)[:, 0].numpy()
+    return found if (np.abs(a) > threshold).any() else checks.stage_two._minimiser(a, threshold)
 
 
 @chapters
@@ -174,6 +180,18 @@ def test_derivations_accept_the_solution_and_refuse_near_misses() -> None:
         verdict = check("stage-one-derive", wrong)
         assert not verdict
         assert hint in verdict.message
+    minimiser = checks.stage_two._minimiser
+    assert check("stage-two-derive", minimiser)
+    for wrong, hint in (
+        (lambda a, threshold: np.sign(a) * np.maximum(np.abs(a) - threshold, 0), "without the constraint"),
+        (lambda a, threshold: minimiser(a, 1e3), "may be negative"),
+        (lambda a, threshold: 2 * minimiser(a, threshold), "sum is 2"),
+        (lambda a, threshold: minimiser(a, threshold)[None], "shape"),
+        (give_back, "shift first"),
+    ):
+        verdict = check("stage-two-derive", wrong)
+        assert not verdict
+        assert hint in verdict.message
 
 
 def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
@@ -199,10 +217,17 @@ def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
     assert "too careful" in check("stage-one-experiment", 96).message
     assert "far more" in check("stage-one-experiment", 10**6).message
     assert "whole number" in check("stage-one-experiment", 24.5).message
+    found = next(float(x) for x in np.geomspace(0.01, 0.5, 400) if check("stage-two-experiment", x))
+    assert not check("stage-two-experiment", 0.7 * found)
+    assert "too small" in check("stage-two-experiment", 0.5 * found).message
+    assert "too large" in check("stage-two-experiment", 2 * found).message
+    assert "between 0 and 1" in check("stage-two-experiment", 3).message
+    assert "one number" in check("stage-two-experiment", [found]).message
 
 
 @pytest.mark.parametrize(
-    "name", ["bigram-derive", "scb-derive", "transformer-derive", "population-derive", "stage-one-derive"]
+    "name",
+    ["bigram-derive", "scb-derive", "transformer-derive", "population-derive", "stage-one-derive", "stage-two-derive"],
 )
 def test_untouched_stub_counts_as_not_answered(name: str) -> None:
     assert check(name, lambda *_: ...) == checks.NOT_YET
