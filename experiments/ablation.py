@@ -20,6 +20,7 @@ SIZE = {"vocab_size": 4, "seq_len": 200, "sparsity": 2}
 K_P = 0.2
 MU_RATIOS = (1, 8)
 TASKS = 10
+NAMES = ("outcome", "samples", "missed", "false", "error_V", "error_A")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,23 +103,28 @@ VARIANTS: dict[str, dict[str, tuple[tuple[float, ...], Any]]] = {
 
 
 def settings() -> list[dict]:
-    """Return the settings of all runs: each variant at each dial on ten tasks with uniform mu, and on ten without."""
+    """Return the settings of all runs: each variant at each dial, with uniform mu and without; ten tasks to a run."""
     return [
-        {"recipe": recipe, "variant": variant, "dial": dial, "mu_ratio": mu_ratio, "seed": seed}
+        {"recipe": recipe, "variant": variant, "dial": dial, "mu_ratio": mu_ratio}
         for recipe, variants in VARIANTS.items()
         for variant, (dials, _) in variants.items()
         for dial in dials
         for mu_ratio in MU_RATIOS
-        for seed in range(40_000, 40_000 + TASKS)
     ]
 
 
-def run(recipe: str, variant: str, dial: float, mu_ratio: float, seed: int) -> dict:
-    """Train on one task; the support found is where A is not zero."""
-    task = SCBTask.random(**SIZE, mu_ratio=mu_ratio, K_P=K_P, seed=seed)
+def run(recipe: str, variant: str, dial: float, mu_ratio: float) -> dict:
+    """Train on each of the tasks; return lists over them. The support found is where A is not zero."""
     _, stages = VARIANTS[recipe][variant]
+    results = [train(stages(dial), mu_ratio, seed) for seed in range(40_000, 40_000 + TASKS)]
+    return {name: [each.get(name) for each in results] for name in NAMES}
+
+
+def train(stages: tuple[Stage, ...], mu_ratio: float, seed: int) -> dict:
+    """Train on one task."""
+    task = SCBTask.random(**SIZE, mu_ratio=mu_ratio, K_P=K_P, seed=seed)
     try:
-        result = fit(task.stream(seed, device="cpu", share_mu=True), stages(dial))
+        result = fit(task.stream(seed, device="cpu", share_mu=True), stages)
     except Diverged:
         return {"outcome": "diverged"}
     found = result.A.numpy() != 0
@@ -126,31 +132,31 @@ def run(recipe: str, variant: str, dial: float, mu_ratio: float, seed: int) -> d
     return {
         "outcome": "finished" if result.finished else "gave up",
         "samples": result.samples,
-        "missed": (task.support & ~found).sum(),
-        "false": (found & ~task.support).sum(),
+        "missed": int((task.support & ~found).sum()),
+        "false": int((found & ~task.support).sum()),
         "error_V": float(f"{alignment.error_V:.4g}"),
         "error_A": float(f"{alignment.error_A:.4g}"),
     }
 
 
-def best(records: list[Record], recipe: str, variant: str, mu_ratio: float) -> tuple[float, list[dict]]:
-    """Return the dial with the smallest median of the larger error, a failed run counting as infinite, and its runs."""
+def best(records: list[Record], recipe: str, variant: str, mu_ratio: float) -> tuple[float, dict]:
+    """Return the dial with the smallest median of the larger error, and what came of it, as arrays over the tasks."""
     wanted = {"recipe": recipe, "variant": variant, "mu_ratio": mu_ratio}
-    runs = {
-        dial: [r["result"] for r in records if (wanted | {"dial": dial}).items() <= r["settings"].items()]
-        for dial in VARIANTS[recipe][variant][0]
-    }
-    return min(runs.items(), key=lambda item: (float(np.median([worse(each) for each in item[1]])), item[0]))
+    runs = {r["settings"]["dial"]: arrays(r) for r in records if wanted.items() <= r["settings"].items()}
+    return min(runs.items(), key=lambda item: (float(np.median(worse(item[1]))), item[0]))
 
 
-def worse(result: dict) -> float:
-    """Return the larger of the two errors, infinite if the run did not come to its end."""
-    return max(result["error_V"], result["error_A"]) if result["outcome"] == "finished" else np.inf
+def arrays(record: Record) -> dict[str, np.ndarray]:
+    """Return the lists of a record as arrays, NaN where there is no number."""
+    result = record["result"]
+    numbers = {name: np.array(result[name], dtype=float) for name in NAMES if name != "outcome"}
+    return numbers | {"outcome": np.array(result["outcome"])}
 
 
-def exact(result: dict) -> bool:
-    """Say whether the run came to its end with A non-zero on the support and nowhere else."""
-    return result["outcome"] == "finished" and result["missed"] == result["false"] == 0
+def worse(results: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the larger of the two errors of each task, infinite where training did not come to its end."""
+    finished = results["outcome"] == "finished"
+    return np.where(finished, np.fmax(results["error_V"], results["error_A"]), np.inf)
 
 
 def report(records: list[Record]) -> None:
@@ -160,9 +166,9 @@ def report(records: list[Record]) -> None:
         for variant in variants:
             for mu_ratio in MU_RATIOS:
                 dial, results = best(records, recipe, variant, mu_ratio)
-                errors = [worse(each) for each in results]
-                samples = np.median([each.get("samples", np.nan) for each in results])
-                cells = f"{mu_ratio:>7}  {dial:>6g}  {sum(map(exact, results)):>2}/{len(results)}  {samples:>9,.0f}"
+                errors = worse(results)
+                exact = int((np.isfinite(errors) & (results["missed"] + results["false"] == 0)).sum())
+                cells = f"{mu_ratio:>7}  {dial:>6g}  {exact:>2}/{TASKS}  {np.nanmedian(results['samples']):>9,.0f}"
                 print(f"{recipe:<13} {variant:<26}", cells, f" {np.median(errors):.4f} ({max(errors):.4f})")
 
 

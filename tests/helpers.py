@@ -1,5 +1,6 @@
 """What several test files share: tasks, parameters, and every sample of a task with its probability."""
 
+import io
 from itertools import product
 from unittest import mock
 
@@ -58,6 +59,13 @@ def small_stream(task: SCBTask, seed: int, *, share_mu: bool = True) -> Stream:
     """A stream on the CPU that makes its samples in small blocks, for runs that take few."""
     with mock.patch("scb_nb.stream.BLOCK_TOKENS", 10_000):
         return task.stream(seed, device="cpu", share_mu=share_mu)
+
+
+class Terminal(io.StringIO):
+    """A file that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def start_of(task: SCBTask) -> State:

@@ -25,6 +25,7 @@ from experiments import bar, common
 from scb_nb import store
 from scb_nb.files import write_whole
 from scb_nb.store import Store, code_digest, kept, key, origin
+from tests.helpers import Terminal
 
 ROOT = Path(__file__).parents[1]
 
@@ -262,6 +263,12 @@ def test_progress(
     assert out == ""
     assert ("5/5" in err) == shown
     assert (err == "") == (not shown)
+
+
+def test_progress_in_a_terminal(quick: None, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    Store(tmp_path / "x.jsonl").run(run, wanted(tmp_path), jobs=1)
+    assert "5/5" in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 
 # Damage

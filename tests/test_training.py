@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from scb_nb import Batch, SCBTask, align, distances, fit
 from scb_nb.stages import Descent, LargeSteps, SmallSteps, SparseDescent, Stage, State
 from scb_nb.stream import BatchStream, Source
-from scb_nb.training import Fit, default_stages, estimate_mu
-from tests.helpers import SEEDS, double, few_samples, parameters, small_stream, start_of, tasks
+from scb_nb.training import Diverged, Fit, default_stages, estimate_mu
+from tests.helpers import SEEDS, Terminal, double, few_samples, parameters, small_stream, start_of, tasks
 
 ROOT = Path(__file__).parents[1]
 TASK = SCBTask.random(3, 30, 2, K_P=0.5, mu_ratio=2, seed=0)
@@ -56,12 +56,12 @@ def same_end(left: Fit, right: Fit) -> bool:
 # What it finds
 
 
-def assert_recovered(result: Fit, task: SCBTask, error: float = 0.03) -> None:
+def assert_recovered(result: Fit, task: SCBTask, error_V: float = 0.03, error_A: float = 0.03) -> None:
     assert result.finished
     assert np.array_equal(result.support.cpu().numpy(), task.support)
     alignment = align(result.V, result.A, task)
-    assert alignment.error_V < error
-    assert alignment.error_A < error
+    assert alignment.error_V < error_V
+    assert alignment.error_A < error_A
     assert not result.A[~result.support].any()
 
 
@@ -71,7 +71,7 @@ def test_default_stages_find_the_task(seed: int, share_mu: bool, device: torch.d
     task = SCBTask.random(3, 100, 2, K_P=0.4, mu_ratio=1 + seed % 2, seed=100 + seed)
     stream = task.stream(seed, device=device, share_mu=share_mu)
     result = fit(stream)
-    assert_recovered(result, task)
+    assert_recovered(result, task, error_V=0.015)  # half of them are below 0.005; steps a tenth as large reach 0.019
     assert result.samples == stream.position < 230_000
     assert result.V.device.type == device.type
     assert result.V.dtype == result.A.dtype == torch.float32
@@ -233,18 +233,92 @@ def test_distances_count_hits_and_false_entries() -> None:
     assert observe(state)["false_entries"] == int((~truth & state.support).sum())
 
 
+class InPlace:
+    """A stage of one's own: it takes a sample, and writes into the state's tensors."""
+
+    def step(self, state: State, source: Source) -> bool:
+        source.draw(1)
+        state.V += 1
+        state.A[0] = float("nan") if float(state.V[0, 0]) > 3 else 0.5
+        state.mu += 1
+        state.support.zero_()
+        return float(state.V[0, 0]) > 2
+
+
+class Still:
+    """A stage that takes no sample and moves nothing."""
+
+    def step(self, state: State, source: Source) -> bool:
+        return True
+
+
+class SetV:
+    """A stage that takes a sample and gives V a number."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def step(self, state: State, source: Source) -> bool:
+        source.draw(1)
+        state.V = torch.where(torch.eye(len(state.V), dtype=torch.bool), self.value, state.V)
+        return True
+
+
+def test_a_stage_of_ones_own() -> None:
+    """It may write into the state; the start stays as it was, and so does the mu of the stream."""
+    stream = small_stream(TASK, 1)
+    assert stream.mu is not None
+    mu = stream.mu.copy()
+    result = fit(stream, [InPlace()], start=replace(start_of(TASK), V=torch.zeros(3, 3, dtype=torch.float64)))
+    assert (result.samples, result.finished) == (3, True)
+    start = start_of(TASK)
+    again = fit(stream, [InPlace()], start=start)
+    for name in ("V", "A", "mu", "support"):
+        assert torch.equal(getattr(start, name), getattr(start_of(TASK), name))
+        assert not torch.equal(getattr(again.state, name), getattr(start, name))
+    assert np.array_equal(stream.mu, mu)
+
+
+class Remembers:
+    """A stage of three steps that counts them in memory, from nothing."""
+
+    def step(self, state: State, source: Source) -> bool:
+        assert ("steps" in state.memory) == (state.step > 0)
+        assert set(state.memory) <= {"steps"}
+        return bool(state.add("steps", torch.ones(())) == 3)
+
+
+def test_memory_is_emptied_between_stages() -> None:
+    result = fit(small_stream(TASK, 1), [Remembers(), SetV(1.0), Remembers(), Remembers()], record_every=1)
+    assert result.history["stage"].tolist() == [0, 0, 0, 0, 1, 2, 2, 2, 3, 3, 3]
+    assert result.history["step"].tolist() == [0, 1, 2, 3, 1, 1, 2, 3, 1, 2, 3]
+    assert result.state.memory == {}
+
+
+def test_either_of_V_and_A_may_not_leave_the_finite_numbers() -> None:
+    V = torch.full((3, 3), 2.5)
+    with pytest.raises(Diverged, match=r"after step 1 of stage 1, 1 samples, with <.*InPlace object"):
+        fit(small_stream(TASK, 1), [InPlace()], start=replace(start_of(TASK), V=V.double()))
+    for infinite in (float("inf"), float("nan")):
+        with pytest.raises(Diverged, match=r"after step 1 of stage 2, 1 samples"):
+            fit(small_stream(TASK, 1), [Still(), SetV(infinite)])
+
+
 def test_the_start_is_not_changed_and_training_goes_on_from_it() -> None:
     V, A = (0.1 * noise for noise in parameters(3, 30, seed=0))
     start = replace(
-        start_of(TASK), V=start_of(TASK).V + V, A=A, stage=2, step=5, memory={"rounds": torch.zeros(())}, failure="old"
+        start_of(TASK), V=start_of(TASK).V + V, A=A, stage=2, step=5, memory={"sum of V": 1e9 * V}, failure="old"
     )
     before = {name: getattr(start, name).clone() for name in ("V", "A", "mu", "support")}
-    stages = (Descent(steps=10, batch_size=30, step_size=0.1), Descent(steps=3, batch_size=30, step_size=0.2))
+    stages = (
+        Descent(steps=10, batch_size=30, step_size=0.1, average=True),
+        Descent(steps=3, batch_size=30, step_size=0.2),
+    )
     stream = small_stream(TASK, 3)
     result = fit(stream, stages, start=start, dtype=torch.float64)
     for name, value in before.items():
         assert torch.equal(getattr(start, name), value)
-    assert (start.stage, start.step, list(start.memory), start.failure) == (2, 5, ["rounds"], "old")
+    assert (start.stage, start.step, list(start.memory), start.failure) == (2, 5, ["sum of V"], "old")
     assert result.finished
     assert result.samples == 390
     first = fit(small_stream(TASK, 3), stages[:1], start=start, dtype=torch.float64)
@@ -253,6 +327,7 @@ def test_the_start_is_not_changed_and_training_goes_on_from_it() -> None:
     second = fit(stream, stages[1:], start=first.state)
     assert torch.equal(second.V, result.V)
     assert torch.equal(second.A, result.A)
+    assert float(result.V.abs().max()) < 10
     assert (first.samples, second.samples) == (300, 90)
 
 
@@ -345,16 +420,32 @@ def test_progress(progress: bool | None, shown: bool, capsys: pytest.CaptureFixt
         assert err == ""
 
 
+@pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False), (None, True)])
+def test_progress_in_a_terminal(progress: bool | None, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    run(progress=progress)
+    assert ("stage 4 of 4" in sys.stderr.getvalue()) == shown  # type: ignore[attr-defined]
+
+
 # Checkpoints
 
 
-def test_a_run_can_be_stopped_and_resumed_at_every_step(tmp_path: Path) -> None:
-    """Bit by bit, whatever the stage is at, and the history as well."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_run_can_be_stopped_and_resumed_at_every_step(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Bit by bit, whatever the stage is at, and the history as well; the stream is not at its beginning."""
+
+    def run(**options: object) -> Fit:
+        stream = small_stream(TASK, 1)
+        stream.position = 1_234
+        result = fit(stream, STAGES, observers=[distances(TASK)], record_every=3, dtype=dtype, **options)  # type: ignore[arg-type]
+        assert stream.position == 1_234 + result.samples
+        return result
+
     path = tmp_path / "folder" / "run.npz"
-    whole = run(observers=[distances(TASK)], record_every=3)
+    whole = run()
     samples, pieces = 0, 0
     while True:
-        part = run(observers=[distances(TASK)], record_every=3, max_samples=samples + 1, checkpoint=path)
+        part = run(max_samples=samples + 1, checkpoint=path)
         assert part.samples > samples
         samples, pieces = part.samples, pieces + 1
         if part.finished:
@@ -374,6 +465,7 @@ def test_a_finished_checkpoint_returns_at_once(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("scb_nb.stages.batch_gradients", None)  # nothing is left to be computed
     again = run(checkpoint=path)
     assert same(again, first)
+    assert again.state.loss == first.state.loss
     assert again.finished
     assert again.state.stage == len(STAGES)
     assert again.history["seconds"].tolist() == first.history["seconds"].tolist()
@@ -510,7 +602,7 @@ def test_a_damaged_checkpoint_is_refused(damage: Callable[[bytes], bytes], tmp_p
 def test_any_wrong_byte_of_a_checkpoint_is_refused_or_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Harmless are the bytes that do not matter, such as the date within the archive.
 
-    One byte in twenty-three is tried, and all of the end of the table of contents. Sums are under way.
+    One byte in twenty-three is tried, and all of the table of contents at the end. Sums are under way.
     """
     monkeypatch.setattr("os.fsync", lambda _: None)
     path = tmp_path / "run.npz"
@@ -519,7 +611,8 @@ def test_any_wrong_byte_of_a_checkpoint_is_refused_or_harmless(tmp_path: Path, m
     fit(small_stream(TASK, 1), stages, checkpoint=path, max_samples=15)
     content = path.read_bytes()
     refused = []
-    tried = [*range(0, len(content) - 22, 23), *range(len(content) - 22, len(content))]
+    contents = content.index(b"PK\x01\x02")
+    tried = [*range(0, contents, 23), *range(contents, len(content))]
     for index in tried:
         path.write_bytes(content[:index] + bytes([content[index] ^ 0x11]) + content[index + 1 :])
         try:

@@ -22,7 +22,7 @@ function start(stage) {
       shape("rect", { class: "scb-frame", x: 1.2, y: 0, width: columns, height: high * rows }),
       ...letters.map((letter, k) => label(letter, 1.7 + k, high * rows + 0.65)),
       ...named.map((name, t) => label(name, 0.6, high * (t + 0.5) + 0.2)));
-    const node = element("figure", { className: "scb-matrix" }, element("figcaption", {}, title), svg);
+    const node = element("div", { className: "scb-matrix" }, element("div", { className: "scb-title" }, title), svg);
     const highest = Math.max(...(rows === mu.length ? P : Q).flat());
     const show = (values) => values.flat().forEach((value, i) => {
       squares[i].setAttribute("class", value < 0 ? "scb-square scb-negative" : "scb-square");

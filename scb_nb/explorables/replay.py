@@ -22,7 +22,7 @@ def training_replay(
     ----------
     task : SCBTask
         With at most 6 tokens and 40 positions, so that it can be drawn, and neither K_P nor K_Q zero.
-    stages : mapping from str to stage
+    stages : dict
         What to run in turn, by the name that readers see; the run knows mu.
     seed : int
         Of the samples.

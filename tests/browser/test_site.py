@@ -358,6 +358,73 @@ def right_flow(explorable: Locator, data: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
+@pages("book/stage_two")
+def test_training_replay_by_keyboard(visit):
+    page = visit.page
+    explorable = page.locator(".scb-explorable:has(.scb-matrices)").first
+    source = explorable.locator("xpath=following-sibling::script[1]").text_content()
+    data, _ = json.JSONDecoder().raw_decode(source.split("const data = ", 1)[1])
+    state = right_record(explorable, data)
+    assert state["record"] == data["opening"]
+    assert state["summary"] == explorable.locator(".scb-still").get_attribute("alt")
+
+    tab_to(page, ".scb-explorable:has(.scb-matrices) input[type=range]")
+    page.keyboard.press("ArrowRight")
+    after = right_record(explorable, data)
+    assert after["record"] == state["record"] + 1
+    assert after["summary"] != state["summary"]
+    assert after["squares"] != state["squares"]
+    assert after["cursor"] > state["cursor"]
+    for key, record in (("Home", 0), ("End", len(data["frames"]) - 1)):
+        page.keyboard.press(key)
+        assert right_record(explorable, data)["record"] == record
+    expect(explorable.locator("button")).to_have_count(0)  # this reader asks for less motion
+    assert visit.errors == []
+
+
+@pages("book/stage_two")
+def test_training_replay_plays_where_motion_is_welcome(visit):
+    page = visit.page
+    page.emulate_media(reduced_motion="no-preference")
+    page.reload(wait_until="networkidle")
+    explorable = page.locator(".scb-explorable:has(.scb-matrices)").first
+    slider, button = explorable.locator("input[type=range]"), explorable.locator("button")
+    opening = slider.input_value()
+    button.click()
+    expect(button).to_have_text("Stop")
+    expect(slider).not_to_have_value(opening)
+    button.click()
+    expect(button).to_have_text("Play")
+    slider.press("Home")
+    expect(slider).to_have_value("0")
+    page.emulate_media(reduced_motion="reduce")
+    assert visit.errors == []
+
+
+def right_record(explorable: Locator, data: dict[str, Any]) -> dict[str, Any]:
+    """What the explorable shows, once found to be what was recorded."""
+    state = explorable.evaluate("""(root) => ({
+        record: Number(root.querySelector("input[type=range]").value),
+        told: root.querySelector("input[type=range]").getAttribute("aria-valuetext"),
+        squares: [...root.querySelectorAll(".scb-matrix")].map((matrix) => [...matrix.querySelectorAll(".scb-square")]
+            .map((square) => Number(square.getAttribute("fill-opacity")) * (square.matches(".scb-negative") ? -1 : 1))),
+        cursor: Number(root.querySelector(".scb-cursor").getAttribute("x1")),
+        summary: root.querySelector("[aria-live]").textContent,
+    })""")
+    frame, Q, P = data["frames"][state["record"]], np.array(data["Q"]), np.array(data["P"])
+    wanted = (frame["A"], Q.max()), (Q, Q.max()), (frame["V"], P.max()), (P, P.max())
+    for shown, (values, highest) in zip(state["squares"], wanted, strict=True):
+        np.testing.assert_allclose(shown, np.clip(np.ravel(values) / highest, -1, 1), atol=0.0006)
+    pattern = r"After ([\d,]+) samples, (.+): the .* is (\d\.\d\d) of that .* from Q (\d\.\d\d), and (\d+)% of"
+    samples, stage, error_V, error_A, percent = re.search(pattern, state["summary"]).groups()
+    assert (samples, stage) == (f"{frame['samples']:,}", data["stages"][frame["stage"]])
+    assert float(error_V) == pytest.approx(frame["error_V"], abs=0.0051)
+    assert float(error_A) == pytest.approx(frame["error_A"], abs=0.0051)
+    assert float(percent) == pytest.approx(100 * (np.array(frame["A"]) * (Q > 0)).sum(axis=0) @ data["mu"], abs=0.51)
+    assert state["told"] == f"{state['record'] + 1} of {len(data['frames'])}, {frame['samples']:,} samples"
+    return state
+
+
 def tab_to(page: Page, selector: str) -> None:
     for _ in range(500):
         page.keyboard.press("Tab")
