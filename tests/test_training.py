@@ -70,7 +70,10 @@ def assert_recovered(result: Fit, task: SCBTask, error_V: float = 0.03, error_A:
 def test_default_stages_find_the_task(seed: int, share_mu: bool, device: torch.device) -> None:
     task = SCBTask.random(3, 100, 2, K_P=0.4, mu_ratio=1 + seed % 2, seed=100 + seed)
     stream = task.stream(seed, device=device, share_mu=share_mu)
-    result = fit(stream)
+    result = fit(stream, observers=[distances(task)])
+    end = int(np.flatnonzero(result.history["stage"] == 0)[-1])  # of stage 1
+    assert result.history["hits"][end] >= 5
+    assert result.history["false_entries"][end] <= 1
     assert_recovered(result, task, error_V=0.015)  # half of them are below 0.005; steps a tenth as large reach 0.019
     assert result.samples == stream.position < 230_000
     assert result.V.device.type == device.type

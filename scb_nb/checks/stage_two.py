@@ -83,6 +83,9 @@ def _(answer: Any) -> str | None:
         return "At that weight it stands one unit of noise high. The critical value is higher."
     if abs(given - units * noise) <= 0.12 * units * noise:
         return "That is how high the entry of the gradient must be. The signal is K_P times the weight."
+    bound = units / np.sqrt(samples * task.K_P)
+    if abs(given - bound) <= 0.03 * bound:
+        return "That is the bound of the text, which is not sharp here. Measure the noise of a gradient instead."
     if not 0 < given < 1:
         return "A weight lies between 0 and 1."
     return f"That is too {'small' if given < truth else 'large'}: compare K_P times the weight with z times the noise."
