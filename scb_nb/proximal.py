@@ -37,8 +37,9 @@ def project_simplex(A: torch.Tensor) -> torch.Tensor:
     Each column becomes max(a - shift, 0), with the shift that makes it sum to one (Duchi et al., 2008). On the simplex
     the l1 norm is constant, so this is also the proximal map of any multiple of it there.
     """
+    A = A - A.max(dim=0).values  # changes nothing, but beside large numbers rounding would lose the one
     descending = A.sort(dim=0, descending=True).values  # (T, N)
     counts = torch.arange(1, len(A) + 1, dtype=A.dtype, device=A.device)[:, None]  # (T, 1)
     shifts = (descending.cumsum(0) - 1) / counts  # the shift if that many entries stay positive
-    kept = (descending > shifts).sum(0, keepdim=True).clamp_min(1)  # (1, N); rounding may lose the largest
+    kept = (descending > shifts).sum(0, keepdim=True).clamp_min(1)  # (1, N); 0 only where A is not finite
     return (A - shifts.gather(0, kept - 1)).clamp_min(0)

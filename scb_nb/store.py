@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -115,11 +116,11 @@ class Store:
             raise TypeError(f"settings must be a sequence of dicts, got {settings!r}")
         jobs = (os.cpu_count() or 1) if jobs is None else validate.integer("jobs", jobs, 1)
         known = {} if fresh else self.records()
-        missing = [each for each in settings if key(each) not in known]
+        missing = list({key(each): each for each in settings if key(each) not in known}.values())
         failures = []
         shared = {"commit": _commit(), "code": code_digest(experiment)}
         with ProcessPoolExecutor(
-            min(jobs, max(1, len(missing))), multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)
+            min(jobs, max(1, len(missing))), multiprocessing.get_context("spawn"), _settle
         ) as pool:
             pending = {pool.submit(_timed, experiment, dict(each)): each for each in missing}
             show = None if progress is None else not progress
@@ -203,6 +204,19 @@ def code_digest(experiment: Experiment) -> str:
     return _digest("".join(ast.dump(tree) for tree in trees))
 
 
+def _settle() -> None:
+    """Keep this process to one core, and end it with the one that started it, even if that is killed."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _timed(experiment: Experiment, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     began, date = time.perf_counter(), datetime.now(UTC)
     result = json.loads(json.dumps(dict(experiment(**settings)), default=_plain))
@@ -238,5 +252,5 @@ def _digest(text: str) -> str:
 
 
 def _line(record: Record) -> bytes:
-    text = json.dumps(record, sort_keys=True)
+    text = json.dumps(record, sort_keys=True, default=_plain)
     return f"{_digest(text)} {text}\n".encode()

@@ -126,7 +126,7 @@ def fit(
         Where to start instead of at V = mu 1^T and uniform attention. It is not changed.
     observers : iterable of functions
         Each is called with a copy of the state, and returns numbers by name for the history; they cannot influence
-        training. :func:`scb_nb.distances` compares with the truth.
+        training. :func:`scb_nb.distances` compares with the truth. A single function will do as well.
     record_every : int
         Steps between records, at least 1; the start and the end of each stage are always recorded.
     max_samples : int, optional
@@ -137,7 +137,7 @@ def fit(
     progress : bool, optional
         Show a progress bar; by default only in a terminal.
     dtype : torch.dtype
-        Of V and A.
+        Of V and A; with ``start``, it is that of ``start``.
 
     Raises
     ------
@@ -191,6 +191,8 @@ def fit(
                 run.save()
                 saved = time.perf_counter()
         run.save()
+    if run.rows[-1]["samples"] != run.samples:  # stopped between two records
+        run.record(observers)
     return run.result(run.outcome(max_samples))
 
 
@@ -294,8 +296,7 @@ class _Run:
         try:
             with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as archive:  # type: ignore[arg-type]
                 header = json.loads(str(archive["header"]))
-                names = [name for name in archive.files if name != "header"]
-                tensors = {name: torch.tensor(archive[name], device=self.source.device) for name in names}
+                tensors = {name: torch.tensor(archive[name], device=self.source.device) for name in header["names"]}
         except Exception as error:  # a damaged archive fails in many ways: zip, zlib, header, missing key
             raise ValueError(
                 f"checkpoint must name a file written by fit, but {str(self.path)!r} is not readable: {error}; "
@@ -329,6 +330,7 @@ def _packed(state: State, **header: Any) -> bytes:
     """Return a state, and what else is known, as a NumPy archive without pickle."""
     tensors = {name: getattr(state, name) for name in ("V", "A", "mu", "support")}
     tensors |= {f"memory {name}": value for name, value in state.memory.items()}
+    header["names"] = list(tensors)  # so that none can be missing unnoticed
     header["state"] = {name: getattr(state, name) for name in ("loss", "stage", "step", "failure")}
     arrays: dict[str, Any] = {name: value.numpy(force=True) for name, value in tensors.items()}
     buffer = BytesIO()
