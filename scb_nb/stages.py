@@ -279,12 +279,12 @@ class SmallSteps(Descent):
 
 @dataclass(frozen=True, kw_only=True)
 class SparseDescent(Descent):
-    """Stage 2: descent on the support, and then one l1-proximal step of A with the mean gradient, over all positions.
+    """Stage 2: descent on the support, and then one Newton step of A with the mean gradient, over all positions.
 
     The mean gradient tells the weights of weak positions from noise where that of a batch cannot. The step is divided
-    by the curvature of the loss in A, known from V, so that it ends where the loss is least; the penalty is what its
-    noise exceeds nowhere. Positions that it leaves at zero are dropped; if it admits others, a pass of ``steps`` steps
-    follows, at most ``passes`` in all. Derived in chapter 6.
+    by the curvature of the loss in A, known from V, so that it ends where the loss is least. It is then thresholded, as
+    :func:`scb_nb.proximal.sparse_sum_to_one` does, at what its noise exceeds nowhere. Positions below are dropped; if
+    others are admitted, a pass of ``steps`` steps follows, at most ``passes`` in all. Derived in chapter 6.
     """
 
     sparsity: Literal["support", "l1", "simplex", "none"] = field(default="support", init=False)
@@ -302,7 +302,7 @@ class SparseDescent(Descent):
         super().update(state, gradients)
 
     def step(self, state: State, source: Source) -> bool:
-        """Take one step on a fresh batch, and at the end of a pass the proximal one."""
+        """Take one step on a fresh batch, and at the end of a pass the Newton step."""
         if not super().step(state, source):
             return False
         curvature = geometry.norm(state.V, state.mu) ** 2 - (state.V @ state.mu).square().sum()

@@ -90,8 +90,8 @@ class Fit:
 def default_stages(vocab_size: int, seq_len: int) -> tuple[Stage, ...]:
     """Return the stages that :func:`scb_nb.fit` runs by default, for N tokens and T positions.
 
-    Large steps, whose first takes samples in proportion to T, then descent on the support, which takes none. The
-    numbers were chosen on tasks other than those on which the book reports.
+    Large steps, each of whose looks at uniform attention takes 3,000 + 3 T / 4 samples, then descent on the support,
+    whose samples do not depend on T. The numbers were chosen on tasks other than those of ``experiments/bar.py``.
     """
     return (
         LargeSteps(batch_size=2_000 + seq_len // 2, round_size=2_000 * vocab_size),
@@ -128,9 +128,9 @@ def fit(
         Each is called with a copy of the state, and returns numbers by name for the history; they cannot influence
         training. :func:`scb_nb.distances` compares with the truth. A single function will do as well.
     record_every : int
-        Steps between records, at least 1; the start and the end of each stage are always recorded.
+        Steps between records, at least 1; the start of the run and the end of each stage are always recorded.
     max_samples : int, optional
-        Stop before a step once this many samples have been taken.
+        Stop after the step with which this many samples have been taken; a resumed run may be given more.
     checkpoint : path, optional
         File that the run is saved to, at most every ``checkpoint_seconds`` and at its end. If it is there, the run goes
         on from it, and gives the same numbers as one that was never stopped. ``source`` and settings must be the same.

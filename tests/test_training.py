@@ -408,6 +408,7 @@ def test_max_samples_stops_before_the_next_step() -> None:
         assert result.samples == taken
         assert result.finished == (taken == 1_500)
         assert result.outcome == ("finished" if result.finished else f"stopped at max_samples = {most}")
+        assert result.history["samples"][-1] == result.samples, "where it stopped is recorded"
 
 
 @pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False), (None, False)])

@@ -248,12 +248,18 @@ def expect_still(explorable: Locator) -> None:
     expect(explorable.locator("button, input, select").filter(visible=True)).to_have_count(0)
 
 
+def explorable_with(page: Page, part: str) -> tuple[Locator, dict]:
+    """The first explorable of the page with such a part, and the data that its script was given."""
+    explorable = page.locator(f".scb-explorable:has({part})").first
+    source = explorable.locator("xpath=following-sibling::script[1]").text_content()
+    data, _ = json.JSONDecoder().raw_decode(source.split("const data = ", 1)[1])
+    return explorable, data
+
+
 @pages("book/sparse_contextual_bigrams")
 def test_contextual_bigram_by_keyboard(visit):
     page = visit.page
-    explorable = page.locator(".scb-explorable:has(.scb-context)").first
-    source = explorable.locator("xpath=following-sibling::script[1]").text_content()
-    data, _ = json.JSONDecoder().raw_decode(source.split("const data = ", 1)[1])
+    explorable, data = explorable_with(page, ".scb-context")
     state = right_state(explorable, data)
     assert outcome(state["summary"]) == outcome(explorable.locator(".scb-still").get_attribute("alt"))
 
@@ -281,9 +287,7 @@ def test_contextual_bigram_by_keyboard(visit):
 @pages("book/population_picture")
 def test_phase_portrait_by_keyboard_and_pointer(visit):
     page = visit.page
-    explorable = page.locator(".scb-explorable:has(.scb-plane)").first
-    source = explorable.locator("xpath=following-sibling::script[1]").text_content()
-    data, _ = json.JSONDecoder().raw_decode(source.split("const data = ", 1)[1])
+    explorable, data = explorable_with(page, ".scb-plane")
     state = right_flow(explorable, data)
     assert state["setting"] == data["opening"]
     assert state["summary"] == explorable.locator(".scb-still").get_attribute("alt")
@@ -361,9 +365,7 @@ def right_flow(explorable: Locator, data: dict[str, Any]) -> dict[str, Any]:
 @pages("book/stage_two")
 def test_training_replay_by_keyboard(visit):
     page = visit.page
-    explorable = page.locator(".scb-explorable:has(.scb-matrices)").first
-    source = explorable.locator("xpath=following-sibling::script[1]").text_content()
-    data, _ = json.JSONDecoder().raw_decode(source.split("const data = ", 1)[1])
+    explorable, data = explorable_with(page, ".scb-matrices")
     state = right_record(explorable, data)
     assert state["record"] == data["opening"]
     assert state["summary"] == explorable.locator(".scb-still").get_attribute("alt")
