@@ -12,11 +12,15 @@ from scb_nb.store import FOLDER, Experiment, Record, Store, code_digest, origin
 def main(
     name: str,
     run: Experiment,
-    settings: Sequence[Mapping[str, Any]],
+    settings: Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]],
     report: Callable[[list[Record]], None],
     description: str | None,
+    tuning: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Do the runs of an experiment that are not kept yet, from the command line, and print its report."""
+    """Do the runs of an experiment that are not kept yet, from the command line, and print its report.
+
+    Runs for ``tuning`` come first and are kept apart, so that a function ``settings`` can choose by what came of them.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
         description=description,
@@ -25,8 +29,10 @@ def main(
     parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
     parser.add_argument("--fresh", action="store_true", help="do all runs again, also those that are kept")
     options = parser.parse_args()
+    if tuning:
+        Store(FOLDER / f"{name}_tuning.jsonl").run(run, tuning, jobs=options.jobs, fresh=options.fresh)
     store = Store(FOLDER / f"{name}.jsonl")
-    records = store.run(run, settings, jobs=options.jobs, fresh=options.fresh)
+    records = store.run(run, settings() if callable(settings) else settings, jobs=options.jobs, fresh=options.fresh)
     report(records)
     print(origin(records))
     outdated = sum(record["origin"]["code"] != code_digest(run) for record in records)

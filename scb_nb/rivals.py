@@ -1,0 +1,121 @@
+"""Rivals of :mod:`scb_nb.stages` under the same interface: plain descent, with the optimisers of PyTorch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from scb_nb import screening, validate
+from scb_nb.objective import batch_gradients
+from scb_nb.stages import State
+from scb_nb.stream import Source
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": lambda groups: torch.optim.SGD(groups, momentum=0.9),
+    "adam": torch.optim.Adam,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainDescent:
+    """Descent along the plain gradients of the batch loss: no preconditioning, no projection, no penalty.
+
+    Parameters
+    ----------
+    optimizer : str
+        "sgd", "momentum" (SGD with momentum 0.9) or "adam", with the defaults of :mod:`torch.optim`.
+    steps : int
+        How many, at least 1.
+    batch_size : int
+        Samples in each, at least 1.
+    step_size : float
+        At least 0; for A as well, unless ``step_size_A`` says otherwise.
+    decay : bool
+        Shrink the step sizes linearly to zero over the second half.
+    average : bool
+        End at the mean over the second half.
+    """
+
+    optimizer: Literal["sgd", "momentum", "adam"]
+    steps: int
+    batch_size: int
+    step_size: float
+    step_size_A: float | None = None
+    decay: bool = False
+    average: bool = False
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        for name in ("steps", "batch_size"):
+            validate.integer(name, getattr(self, name), 1)
+        for name in ("step_size", "step_size_A"):
+            if name == "step_size" or getattr(self, name) is not None:
+                validate.real(name, getattr(self, name), 0)
+        for name in ("decay", "average"):
+            validate.flag(name, getattr(self, name))
+
+    def step(self, state: State, source: Source) -> bool:
+        """Take one step on a fresh batch."""
+        gradients = batch_gradients(state.V, state.A, source.chunks(self.batch_size))
+        state.loss = float(gradients.loss)
+        remaining = min(1.0, 2 * (1 - state.step / self.steps)) if self.decay else 1.0
+        step_size_A = self.step_size if self.step_size_A is None else self.step_size_A
+        groups = []
+        for name, rate in (("V", self.step_size), ("A", step_size_A)):
+            parameter = getattr(state, name).clone()
+            parameter.grad = getattr(gradients, name)
+            groups.append({"params": [parameter], "lr": remaining * rate})
+        self._update(OPTIMIZERS[self.optimizer](groups), state)
+        if self.average and state.step >= self.steps // 2:
+            for name in ("V", "A"):
+                state.add(f"sum of {name}", getattr(state, name))
+        last = state.step + 1 == self.steps
+        if last and self.average:
+            averaged = self.steps - self.steps // 2
+            state.V, state.A = (state.memory.pop(f"sum of {name}") / averaged for name in ("V", "A"))
+        return last
+
+    @staticmethod
+    def _update(optimizer: torch.optim.Optimizer, state: State) -> None:
+        """Let an optimiser that was just made take its step; what it remembers stays in the state, for a checkpoint."""
+        parameters = {name: group["params"][0] for name, group in zip("VA", optimizer.param_groups, strict=True)}
+        for name, parameter in parameters.items():
+            suffix = f" of {name}"
+            known = {key.removesuffix(suffix): value for key, value in state.memory.items() if key.endswith(suffix)}
+            known.pop("sum", None)
+            if known:
+                optimizer.state[parameter] = known
+        optimizer.step()
+        for name, parameter in parameters.items():
+            setattr(state, name, parameter)
+            state.memory |= {f"{key} of {name}": value for key, value in optimizer.state[parameter].items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trim:
+    """Keep what stands out in A, divide the attention among it, and take no samples for that. V stays as it is.
+
+    Each column is judged by its own noise: that of plain descent need not follow 1 / sqrt(mu).
+
+    Parameters
+    ----------
+    false_alarms : float
+        In (0, 1): the chance that noise alone stands out anywhere.
+    """
+
+    false_alarms: float = 0.01
+
+    def __post_init__(self) -> None:
+        validate.fraction("false_alarms", self.false_alarms)
+
+    def step(self, state: State, source: Source) -> bool:
+        """Trim A; it is the only step."""
+        N = len(state.mu)
+        one = state.mu.new_ones(1)
+        columns = state.A.split(1, dim=1)  # N of shape (T, 1)
+        state.support = torch.cat([screening.outstanding(c, one, self.false_alarms / N) for c in columns], dim=1)
+        state.A = screening.attention_on(state.support, state.A)
+        return True
