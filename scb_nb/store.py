@@ -186,11 +186,16 @@ def key(settings: Mapping[str, Any]) -> str:
 
 
 def code_digest(experiment: Experiment) -> str:
-    """Return a digest of the experiment's module and of the modules of the package that training runs.
+    """Return a digest of the code that the experiment runs; comments, docstrings and layout do not count.
 
-    Comments, docstrings and layout do not count.
+    That is the experiment's module, the modules of the package that all training runs, and those of the package from
+    which the experiment's module imports functions or classes.
     """
-    modules = [inspect.getmodule(experiment), *(importlib.import_module(f"scb_nb.{name}") for name in CORE)]
+    module = inspect.getmodule(experiment)
+    core = [f"scb_nb.{name}" for name in CORE]
+    origins = {getattr(value, "__module__", None) or "" for value in vars(module).values()}
+    others = sorted(name for name in origins - {*core, __name__} if name.startswith("scb_nb."))
+    modules = [module, *map(importlib.import_module, core + others)]
     trees = [ast.parse(inspect.getsource(module)) for module in modules if module is not None]
     for node in (node for tree in trees for node in ast.walk(tree)):
         body = getattr(node, "body", None)
