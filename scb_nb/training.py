@@ -50,7 +50,7 @@ class Fit:
         One entry for each record: ``samples`` seen, ``stage``, ``step`` within it, ``loss`` of the batch before the
         step, ``seconds``, and what the observers returned.
     samples : int
-        How many samples the run took.
+        How many samples the run took; of a batch, each time that one was taken counts.
     outcome : str
         "finished", or what stopped it.
     seconds : float
@@ -117,8 +117,8 @@ def fit(
     Parameters
     ----------
     source : Stream or BatchStream or Batch
-        Where the samples come from; a batch is taken as ``BatchStream(batch)``. If it has no ``mu``, that is estimated
-        first, from the context tokens.
+        Where the samples come from. A batch is taken as ``BatchStream(batch)``, which repeats its samples as often as
+        training asks for more. If the source has no ``mu``, that is estimated first, from the context tokens.
     stages : sequence of stages, optional
         What to run in turn, such as :class:`scb_nb.stages.LargeSteps`; by default
         :func:`scb_nb.training.default_stages`.
