@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from experiments.common import interval, main
-from scb_nb import SCBTask, align, fit
+from scb_nb import SCBTask, align, fit, geometry
 from scb_nb.rivals import PlainDescent, Trim
 from scb_nb.stages import Descent, SmallSteps, SparseDescent, Stage, State
 from scb_nb.store import Record, kept, key
+from scb_nb.stream import Source
 from scb_nb.training import Diverged, default_stages
 
 SIZE: dict[str, Any] = {"vocab_size": 3, "seq_len": 500, "sparsity": 2}
@@ -34,7 +35,7 @@ SMALL_STEP_SIZES = (0.025, 0.05, 0.1, 0.2)
 # What is read off one run: its last iterate or the mean of the second half, as they are or trimmed.
 READINGS = ("last", "average", "last, trimmed", "average, trimmed")
 # The two runs of the paper's figure: SGD at a large step size and at a small one.
-LARGE_AND_SMALL = ((1.6, 0.03), (0.1, 0.003))
+LARGE_AND_SMALL = ((0.4, 0.03), (0.1, 0.003))
 # For a rival in the place of stage 1: half of the budget.
 FINISH = SparseDescent(steps=250, batch_size=256, step_size=0.3, passes=1)
 
@@ -146,7 +147,20 @@ def make(
         step_size_A=step_size_A,
         decay=decay,
     )
-    return (rival, Trim(), FINISH) if finish else (rival,)
+    return (rival, Trim(), PutBack(), FINISH) if finish else (rival,)
+
+
+class PutBack:
+    """A stage that takes no samples: V returns to where its columns sum to one and V mu = mu, which stage 2 keeps."""
+
+    def step(self, state: State, source: Source) -> bool:
+        """Project V; it is the only step."""
+        start = state.mu[:, None]
+        state.V = start + geometry.centre_V(state.V - start, state.mu)
+        return True
+
+    def __repr__(self) -> str:
+        return "PutBack()"
 
 
 class Watch:
