@@ -55,8 +55,9 @@ def settings() -> list[dict]:
 
 
 def dials(method: str, seq_len: int) -> tuple[float, ...]:
-    """Return the dials that are tried at this length."""
-    return DIALS[method] if seq_len <= SHORT else DIALS[method][:3]
+    """Return the dials that are tried at this length: small steps with at least four samples in a batch."""
+    tried = DIALS[method] if seq_len <= SHORT else DIALS[method][:3]
+    return tuple(dial for dial in tried if method == "large steps, once" or STEP_SIZE * dial * seq_len >= 4)
 
 
 def run(method: str, seq_len: int, samples: int = 0, dial: float = 0.0) -> dict:

@@ -188,15 +188,15 @@ def key(settings: Mapping[str, Any]) -> str:
 def code_digest(experiment: Experiment) -> str:
     """Return a digest of the code that the experiment runs; comments, docstrings and layout do not count.
 
-    That is the experiment's module, the modules of the package that all training runs, and those of the package from
-    which the experiment's module imports functions or classes.
+    That is the function and what it uses of its module, the modules of the package that all training runs, and those of
+    the package from which its module imports functions or classes.
     """
     module = inspect.getmodule(experiment)
     core = [f"scb_nb.{name}" for name in CORE]
     origins = {getattr(value, "__module__", None) or "" for value in vars(module).values()}
     others = sorted(name for name in origins - {*core, __name__} if name.startswith("scb_nb."))
-    modules = [module, *map(importlib.import_module, core + others)]
-    trees = [ast.parse(inspect.getsource(module)) for module in modules if module is not None]
+    own = _used_by(experiment.__name__, ast.parse(inspect.getsource(module)))  # type: ignore[arg-type]
+    trees = [own, *(ast.parse(inspect.getsource(importlib.import_module(name))) for name in core + others)]
     for node in (node for tree in trees for node in ast.walk(tree)):
         body = getattr(node, "body", None)
         if (
@@ -207,6 +207,28 @@ def code_digest(experiment: Experiment) -> str:
         ):
             del body[0]
     return _digest("".join(ast.dump(tree) for tree in trees))
+
+
+def _used_by(name: str, tree: ast.Module) -> ast.Module:
+    """Return what a function uses of its module, itself included; statements that define nothing are left out."""
+    definitions: dict[str, list[ast.stmt]] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            names = {statement.name}
+        else:
+            nodes = list(ast.walk(statement))
+            names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            names |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+        for each in names:
+            definitions.setdefault(each, []).append(statement)
+    used: list[ast.stmt] = []
+    pending = [name]
+    while pending:
+        for statement in definitions.pop(pending.pop(), []):
+            if statement not in used:
+                used.append(statement)
+                pending += [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
+    return ast.Module([statement for statement in tree.body if statement in used], [])
 
 
 def _settle() -> None:

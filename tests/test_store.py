@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 from unittest import mock
 
 import numpy as np
@@ -418,7 +419,16 @@ def test_the_digest_of_the_code_sees_code_only(module: Callable, monkeypatch: py
     assert code_digest(module(SAME_CODE).run) == digest
     for old, new in (("range(3)", "range(4)"), ("+=", "-="), ('"total"', '"sum"'), ("i * seed", "seed * i")):
         assert code_digest(module(CODE.replace(old, new)).run) != digest
-    assert code_digest(module(CODE + "\nx = 1\n").run) != digest  # what else is in the module may be used
+
+
+def test_the_digest_of_the_code_covers_what_the_function_uses_of_its_module(module: Callable) -> None:
+    used = "ONE, TWO = 1, 2\n\ndef add(total, i):\n    return total + ONE * i\n\n"
+    code = used + CODE.replace("total += i * seed", "total = add(total, i)")
+    digest = code_digest(module(code).run)
+    for old, new in (("ONE, TWO = 1", "ONE, TWO = 3"), ("total + ONE", "total - ONE"), ("total = add", "ONE = add")):
+        assert code_digest(module(code.replace(old, new)).run) != digest, new
+    unused = "\ndef report(records):\n    print(run(1), records)\n\nif __name__ == '__main__':\n    report([])\n"
+    assert code_digest(module(code + unused).run) == digest
 
 
 def test_the_digest_of_the_code_covers_what_training_runs(
@@ -439,6 +449,52 @@ def test_the_digest_of_the_code_covers_what_training_runs(
         for of, what in names.findall((ROOT / "scb_nb" / f"{name}.py").read_text()):
             imported |= {of} if of else set(what.split(", "))
     assert imported - set(store.CORE) == {"files"}  # which only saves checkpoints
+
+
+def with_line(line: str, name: str) -> Callable[[ModuleType], str]:
+    """Reads sources; there is a line more at the end of that module of the package."""
+    read, one = store.inspect.getsource, importlib.import_module(f"scb_nb.{name}")
+    return lambda module: read(module) + (f"\n{line}\n" if module is one else "")
+
+
+USES = {
+    "a class": ("from scb_nb.rivals import Trim", {"rivals"}),
+    "a function": ("from scb_nb.estimators import chi_squared as other_name", {"estimators"}),
+    "what a class made": ("from scb_nb.rivals import Trim\nSTAGES = Trim()\ndel Trim", {"rivals"}),
+    "two modules": (
+        "from scb_nb.rivals import Trim\nfrom scb_nb.estimators import Estimate",
+        {"rivals", "estimators"},
+    ),
+    "the store, and others": ("import numpy as np\nfrom scb_nb.store import kept, key", set()),
+    "what all training runs": ("from scb_nb import SCBTask, fit", set()),
+}
+
+
+@pytest.mark.parametrize(("imports", "covered"), USES.values(), ids=USES.keys())
+def test_the_digest_of_the_code_covers_what_the_experiment_imports_from(
+    imports: str, covered: set[str], module: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change in a module of the package that it does not use changes nothing; a comment never does."""
+    monkeypatch.setattr(store, "CORE", ["stages", "task", "training"])  # for a quick test
+    run = module(f"{imports}\n{CODE}").run
+    digest = code_digest(run)
+    for name in ("rivals", "estimators", "figures", "files", "store", "stages"):
+        for line, sees in (("new = 1", name in covered | {"stages"}), ("# New.", False)):
+            with monkeypatch.context() as patched:
+                patched.setattr(store.inspect, "getsource", with_line(line, name))
+                assert (code_digest(run) != digest) == sees, name
+
+
+@pytest.mark.parametrize(("name", "covered"), [("rivals", {"rivals"}), ("price", {"rivals", "estimators"})])
+def test_the_digests_of_the_book_cover_the_rivals_and_estimators_that_they_run(
+    name: str, covered: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = importlib.import_module(f"experiments.{name}").run
+    digest = code_digest(run)
+    for other in ("rivals", "estimators"):
+        with monkeypatch.context() as patched:
+            patched.setattr(store.inspect, "getsource", with_line("new = 1", other))
+            assert (code_digest(run) != digest) == (other in covered)
 
 
 # Where results come from
@@ -542,6 +598,81 @@ def test_the_command_line_does_all_again_if_asked(command: Callable, tmp_path: P
     calls(tmp_path)
     assert command("--fresh", "--jobs", "1")[0] == "[0, 1, 4]"
     assert calls(tmp_path) == [0, 1, 2]
+
+
+@pytest.fixture
+def tuned(
+    quick: None, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., list[str]]:
+    """The command line of an experiment that takes up the best of two numbers that were tried before."""
+    monkeypatch.setattr(common, "FOLDER", tmp_path)
+    monkeypatch.setattr(common, "code_digest", store.code_digest)
+    tuning = [{"number": number, "folder": str(tmp_path)} for number in (10, 11)]
+
+    def settings() -> list[dict]:
+        tried = Store(tmp_path / "x_tuning.jsonl").records().values()
+        best = max(tried, key=lambda record: record["result"]["square"])["settings"]["number"]
+        return [{"number": number, "folder": str(tmp_path)} for number in (best + 1, 1)]
+
+    def call(*arguments: str, **changes: Any) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["x", "--jobs", "1", *arguments])
+        options: dict[str, Any] = {"settings": settings, "tuning": tuning, **changes}
+        common.main("x", run, report=lambda records: print(squares(records)), description=None, **options)
+        return capsys.readouterr().out.splitlines()
+
+    return call
+
+
+def test_tuning_comes_first_and_the_runs_depend_on_it(tuned: Callable, tmp_path: Path) -> None:
+    """It is kept apart, is not reported, and is not done twice."""
+    report, source = tuned()
+    assert report == "[144, 1]"
+    assert source.startswith("2 runs, ")
+    assert calls(tmp_path) == [10, 11, 12, 1]
+    assert squares(list(Store(tmp_path / "x_tuning.jsonl").records().values())) == [100, 121]
+    assert squares(list(Store(tmp_path / "x.jsonl").records().values())) == [144, 1]
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["x.jsonl", "x_tuning.jsonl"]
+    assert tuned() == [report, source]
+    assert calls(tmp_path) == []
+    assert tuned("--fresh")[0] == report
+    assert calls(tmp_path) == [10, 11, 12, 1]
+
+
+def test_more_tuning_may_choose_another_run(tuned: Callable, tmp_path: Path) -> None:
+    tuned()
+    calls(tmp_path)
+    more = [{"number": number, "folder": str(tmp_path)} for number in (10, 11, 20)]
+    assert tuned(tuning=more)[0] == "[441, 1]"
+    assert calls(tmp_path) == [20, 21]
+    assert len(Store(tmp_path / "x.jsonl").records()) == 3  # the former winner's is kept
+
+
+def test_nothing_is_chosen_after_a_tuning_that_failed(tuned: Callable, tmp_path: Path) -> None:
+    bad = [{"number": 5, "folder": str(tmp_path)}, {"number": 6, "folder": str(tmp_path), "error": "no such number"}]
+    with pytest.raises(RuntimeError, match="1 of 2 runs failed:"):
+        tuned(tuning=bad)
+    assert calls(tmp_path) == [5, 6]
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_without_tuning_settings_may_be_a_function_or_a_list(tuned: Callable, tmp_path: Path) -> None:
+    chosen = [{"number": 3, "folder": str(tmp_path)}]
+    for given in (chosen, lambda: chosen):
+        assert tuned(settings=given, tuning=())[0] == "[9]"
+    assert calls(tmp_path) == [3]
+    assert not (tmp_path / "x_tuning.jsonl").exists()
+
+
+def test_the_help_says_what_the_experiment_is_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And runs nothing."""
+    monkeypatch.setattr(sys, "argv", ["x", "--help"])
+    with pytest.raises(SystemExit):
+        common.main("x", math.gcd, pytest.fail, pytest.fail, "Squares.\n\nBy line.", tuning=[{"number": 1}])
+    told = capsys.readouterr().out
+    assert "python -m experiments.x" in told
+    assert "Squares.\n\nBy line." in told
 
 
 @pytest.mark.parametrize("arguments", [("--jobs", "0"), ("--jobs", "two"), ("--fast",)], ids=" ".join)
