@@ -13,7 +13,7 @@ export IPYTHONDIR := $(CURDIR)/build/home/ipython
 export MPLCONFIGDIR := $(CURDIR)/build/home/matplotlib
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book serve test check bench experiments picture lock clean distclean
+.PHONY: help book serve test check bench experiments claims picture lock clean distclean
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -54,8 +54,11 @@ check: test ## everything: the tests, a build from nothing, the site in a browse
 bench: .venv/.ready ## time what should be fast
 	@$(BIN)/python benchmarks/bench.py
 
-experiments: .venv/.ready ## do the long runs that the book reports and that are not kept yet (half an hour for all)
-	@for name in bar stage_one ablation limits; do $(BIN)/python -m experiments.$$name || exit 1; done
+experiments: .venv/.ready ## do the long runs that the book reports and that are not kept yet (more than an hour for all, on two cores)
+	@for name in bar stage_one ablation limits rivals price; do $(BIN)/python -m experiments.$$name || exit 1; done
+
+claims: .venv/.ready ## print what is claimed and what was measured; fails where results are out of date
+	@$(BIN)/python -m experiments.claims
 
 picture: .venv/.ready ## draw the landing page's figure for the README
 	@$(BIN)/python tools/draw_picture.py

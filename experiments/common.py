@@ -29,15 +29,16 @@ def main(
     parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
     parser.add_argument("--fresh", action="store_true", help="do all runs again, also those that are kept")
     options = parser.parse_args()
+    tuned = []
     if tuning:
-        Store(FOLDER / f"{name}_tuning.jsonl").run(run, tuning, jobs=options.jobs, fresh=options.fresh)
+        tuned = Store(FOLDER / f"{name}_tuning.jsonl").run(run, tuning, jobs=options.jobs, fresh=options.fresh)
     store = Store(FOLDER / f"{name}.jsonl")
     records = store.run(run, settings() if callable(settings) else settings, jobs=options.jobs, fresh=options.fresh)
     report(records)
     print(origin(records))
-    outdated = sum(record["origin"]["code"] != code_digest(run) for record in records)
+    outdated = sum(record["origin"]["code"] != code_digest(run) for record in [*tuned, *records])
     if outdated:
-        print(f"{outdated} of {len(records)} runs are older than the code: --fresh does them again")
+        print(f"{outdated} of {len(tuned) + len(records)} runs are older than the code: --fresh does them again")
 
 
 def interval(values: Sequence[float], level: float = 0.9, draws: int = 2_000) -> tuple[float, float]:

@@ -210,7 +210,7 @@ def code_digest(experiment: Experiment) -> str:
 
 
 def _used_by(name: str, tree: ast.Module) -> ast.Module:
-    """Return what a function uses of its module, itself included; statements that define nothing are left out."""
+    """Return what a function uses of its module, itself included."""
     definitions: dict[str, list[ast.stmt]] = {}
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
@@ -219,6 +219,9 @@ def _used_by(name: str, tree: ast.Module) -> ast.Module:
             nodes = list(ast.walk(statement))
             names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
             names |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+            if not names:  # it may change what it names, as X[0] = 1 does
+                names = {node.id for node in nodes if isinstance(node, ast.Name)}
+                names = set() if "__name__" in names else names
         for each in names:
             definitions.setdefault(each, []).append(statement)
     used: list[ast.stmt] = []

@@ -55,10 +55,10 @@ def few_samples(task: SCBTask, size: int, seed: int) -> Batch:
         return task.sample(size, seed, device="cpu")
 
 
-def small_stream(task: SCBTask, seed: int, *, share_mu: bool = True) -> Stream:
-    """A stream on the CPU that makes its samples in small blocks, for runs that take few."""
+def small_stream(task: SCBTask, seed: int, *, share_mu: bool = True, device: torch.device | str = "cpu") -> Stream:
+    """A stream, if not told otherwise on the CPU, that makes its samples in small blocks, for runs that take few."""
     with mock.patch("scb_nb.stream.BLOCK_TOKENS", 10_000):
-        return task.stream(seed, device="cpu", share_mu=share_mu)
+        return task.stream(seed, device=device, share_mu=share_mu)
 
 
 class Terminal(io.StringIO):

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from scb_nb import SCBTask, checks, distances, explorables, fit, proximal
+from scb_nb import SCBTask, checks, distances, explorables, fit, geometry, proximal
 from scb_nb.chains import stationary_distribution
 from scb_nb.checks import EXERCISES, check
-from scb_nb.stages import Descent
+from scb_nb.rivals import Trim
+from scb_nb.stages import Descent, State
+from scb_nb.stream import Source
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = [
@@ -27,6 +30,8 @@ CHAPTERS = [
         "population_picture",
         "stage_one",
         "stage_two",
+        "against_sgd",
+        "limit",
     )
 ]
 chapters = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
@@ -41,6 +46,8 @@ RIGHT_CHOICES = {
     "population-predict": "c",
     "stage-one-predict": "b",
     "stage-two-predict": "c",
+    "against-sgd-predict": "b",
+    "limit-predict": "c",
 }
 
 
@@ -80,6 +87,29 @@ def give_back(a: np.ndarray, threshold: float) -> np.ndarray:
     """Chapter 6's step, and what is right where nothing survives it."""
     found = proximal.sparse_sum_to_one(torch.tensor(a)[:, None], threshold)[:, 0].numpy()
     return found if (np.abs(a) > threshold).any() else checks.stage_two._minimiser(a, threshold)
+
+
+def best_rates(m: int, h: float, u: float) -> np.ndarray:
+    return 1 / (h * (np.arange(1, m + 1) + u))
+
+
+def mend(state: State, source: Source, trim: bool = True, put_back: bool = True, steps: int = 64) -> tuple:
+    """Chapter 7's exercise: trim A, put V back on its sums, fit V alone."""
+    if trim:
+        state = fit(source, [Trim()], start=state).state
+    if put_back:
+        start = state.mu[:, None]
+        state = replace(state, V=start + geometry.centre_V(state.V - start, state.mu))
+    if steps:
+        rates = {"step_size": 0.3, "step_size_A": 0.0}
+        stage = Descent(steps=steps, batch_size=128, sparsity="support", average=True, **rates)
+        state = fit(source, [stage], start=state).state
+    return state.V, state.A
+
+
+def pooled_noncentrality(P: np.ndarray, mu: np.ndarray, weights: np.ndarray, n: int) -> float:
+    average = mu @ np.broadcast_to(weights, mu.shape)
+    return float(n * average**2 * (mu * (P - mu[:, None]) ** 2 / mu[:, None]).sum())
 
 
 @chapters
@@ -192,6 +222,31 @@ def test_derivations_accept_the_solution_and_refuse_near_misses() -> None:
         verdict = check("stage-two-derive", wrong)
         assert not verdict
         assert hint in verdict.message
+    assert check("against-sgd-derive", best_rates)
+    for wrong, hint in (
+        (lambda m, h, u: best_rates(m, h, 0), "nothing remains"),
+        (lambda m, h, u: h * best_rates(m, h, u), "curvature"),
+        (lambda m, h, u: best_rates(m, h, u - 1), "from one"),
+        (lambda m, h, u: np.full(m, best_rates(m, h, u).mean()), "constant"),
+        (lambda m, h, u: best_rates(m, h, 2 * u), "The bound is"),
+        (lambda m, h, u: best_rates(m + 1, h, u), "shape"),
+    ):
+        verdict = check("against-sgd-derive", wrong)
+        assert not verdict
+        assert hint in verdict.message
+    assert check("limit-derive", pooled_noncentrality)
+    for wrong, hint in (
+        (lambda P, mu, q, n: pooled_noncentrality(P, mu, np.sqrt(mu @ q**2), n), "separate tables"),
+        (lambda P, mu, q, n: pooled_noncentrality(P, mu, np.sqrt(mu @ q), n), "the weight with it"),
+        (lambda P, mu, q, n: pooled_noncentrality(P, mu, q.mean(), n), "equally frequent"),
+        (lambda P, mu, q, n: pooled_noncentrality(P, mu, q, 1), "one sample"),
+        (lambda P, mu, q, n: n * (mu @ q) ** 2 * (mu * (P - mu[:, None]) ** 2).sum(), "what its cell expects"),
+        (lambda P, mu, q, n: pooled_noncentrality(P.T, mu, q, n), "off by"),
+        (lambda P, mu, q, n: q, "one number"),
+    ):
+        verdict = check("limit-derive", wrong)
+        assert not verdict
+        assert hint in verdict.message
 
 
 def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
@@ -223,11 +278,45 @@ def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
     assert "too large" in check("stage-two-experiment", 2 * found).message
     assert "between 0 and 1" in check("stage-two-experiment", 3).message
     assert "one number" in check("stage-two-experiment", [found]).message
+    assert check("against-sgd-experiment", mend)
+    for wrong, hint in (
+        (lambda state, source: (state.V, state.A), "every position"),
+        (lambda state, source: mend(state, source, trim=False), "every position"),
+        (lambda state, source: mend(state, source, steps=0), "still fits"),
+        (lambda state, source: mend(replace(state, V=1.2 * state.V), source, put_back=False), "Stage 2 keeps"),
+        (lambda state, source: mend(state, source, steps=65), "8,320 samples"),
+        (lambda state, source: (state.V, 2 * mend(state, source)[1]), "sum to"),
+        (lambda state, source: tuple(reversed(mend(state, source))), "shape"),
+        (lambda state, source: state.V, "in this order"),
+    ):
+        verdict = check("against-sgd-experiment", wrong)
+        assert not verdict
+        assert hint in verdict.message
+    upwards, either, _ = checks.limit._looks()
+    assert upwards + 2 < either, "or there is nothing to see"
+    assert check("limit-experiment", (upwards, either))
+    assert check("limit-experiment", [upwards, either])
+    assert "absolute value" in check("limit-experiment", (upwards, upwards)).message
+    assert "smaller" in check("limit-experiment", (upwards, upwards - 1)).message
+    assert "first number is off" in check("limit-experiment", (either, upwards)).message
+    assert "second is off" in check("limit-experiment", (upwards, 24)).message
+    assert "numbers of tasks" in check("limit-experiment", (0.4, 0.5)).message
+    assert "two numbers" in check("limit-experiment", upwards).message
 
 
 @pytest.mark.parametrize(
     "name",
-    ["bigram-derive", "scb-derive", "transformer-derive", "population-derive", "stage-one-derive", "stage-two-derive"],
+    [
+        "bigram-derive",
+        "scb-derive",
+        "transformer-derive",
+        "population-derive",
+        "stage-one-derive",
+        "stage-two-derive",
+        "against-sgd-derive",
+        "against-sgd-experiment",
+        "limit-derive",
+    ],
 )
 def test_untouched_stub_counts_as_not_answered(name: str) -> None:
     assert check(name, lambda *_: ...) == checks.NOT_YET

@@ -427,6 +427,9 @@ def test_the_digest_of_the_code_covers_what_the_function_uses_of_its_module(modu
     digest = code_digest(module(code).run)
     for old, new in (("ONE, TWO = 1", "ONE, TWO = 3"), ("total + ONE", "total - ONE"), ("total = add", "ONE = add")):
         assert code_digest(module(code.replace(old, new)).run) != digest, new
+    changing = "SIZES = {}\nSIZES['a'] = 1\n\n" + code.replace("range(3)", "range(SIZES['a'])")
+    changed = changing.replace("['a'] = 1", "['a'] = 2")
+    assert code_digest(module(changing).run) != code_digest(module(changed).run)
     unused = "\ndef report(records):\n    print(run(1), records)\n\nif __name__ == '__main__':\n    report([])\n"
     assert code_digest(module(code + unused).run) == digest
 

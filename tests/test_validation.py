@@ -25,8 +25,10 @@ from scb_nb import (
     theory,
     validate,
 )
+from scb_nb.estimators import chi_squared, expectation_maximisation, moment_screen, screened_estimate
 from scb_nb.model import predict
 from scb_nb.objective import reference_gradients
+from scb_nb.rivals import PlainDescent, Trim
 from scb_nb.stages import Descent, LargeSteps, SmallSteps, SparseDescent, State
 from scb_nb.store import Store
 from scb_nb.stream import BatchStream
@@ -78,6 +80,14 @@ def large_steps(**changes: object) -> LargeSteps:
 
 def descent(kind: type[Descent] = Descent, **changes: object) -> Descent:
     return kind(**{"steps": 2, "batch_size": 5, "step_size": 0.1, **changes})  # type: ignore[arg-type]
+
+
+def rival(**changes: object) -> PlainDescent:
+    return PlainDescent(**{"optimizer": "adam", "steps": 2, "batch_size": 5, "step_size": 0.1, **changes})  # type: ignore[arg-type]
+
+
+def climb(**changes: object) -> object:
+    return expectation_maximisation(**{"batch": BATCH, "P": P, "Q": Q, **changes})  # type: ignore[arg-type]
 
 
 def train(**changes: object) -> object:
@@ -456,6 +466,8 @@ BAD_INPUTS = [
             ("Descent", descent, ("steps", "batch_size")),
             ("SmallSteps", lambda **changes: descent(SmallSteps, **changes), ("steps", "batch_size")),
             ("SparseDescent", lambda **changes: descent(SparseDescent, **changes), ("steps", "passes")),
+            ("PlainDescent", rival, ("steps", "batch_size")),
+            ("expectation_maximisation", climb, ("iterations",)),
         )
         for name in names
         for value, error, got in (
@@ -474,6 +486,9 @@ BAD_INPUTS = [
             ("Descent", descent, "false_alarms"),
             ("SmallSteps", lambda **changes: descent(SmallSteps, **changes), "visible"),
             ("SparseDescent", lambda **changes: descent(SparseDescent, **changes), "false_alarms"),
+            ("Trim", Trim, "false_alarms"),
+            ("moment_screen", lambda **changes: moment_screen(BATCH, **changes), "false_alarms"),
+            ("screened_estimate", lambda **changes: screened_estimate(BATCH, **changes), "false_alarms"),
             ("fraction", lambda **changes: validate.fraction("share", changes["share"]), "share"),
             ("critical_value", lambda **changes: screening.critical_value(9, **changes), "false_alarms"),
         )
@@ -489,9 +504,14 @@ BAD_INPUTS = [
         )
     ],
     *[
-        bad(f"Descent {name} {value!r}", error, rf"{name} must be a finite number of at least 0, got {re.escape(got)}",
-            lambda name=name, value=value: descent(**{name: value}))
-        for name in ("step_size", "step_size_A", "l1")
+        bad(f"{kind} {name} {value!r}", error, rf"{name} must be a finite number of at least 0, got {re.escape(got)}",
+            lambda make=make, name=name, value=value: make(**{name: value}))
+        for kind, make, names in (
+            ("Descent", descent, ("step_size", "step_size_A", "l1")),
+            ("PlainDescent", rival, ("step_size", "step_size_A")),
+            ("expectation_maximisation", climb, ("tolerance",)),
+        )
+        for name in names
         for value, error, got in (
             (-0.1, ValueError, "-0.1"),
             (NAN, ValueError, "nan"),
@@ -502,6 +522,16 @@ BAD_INPUTS = [
     ],
     bad("Descent step_size None", TypeError, r"step_size must be a finite number .* got None of type NoneType",
         lambda: descent(step_size=None)),
+    bad("PlainDescent step_size None", TypeError, r"step_size must be a finite number .* got None of type NoneType",
+        lambda: rival(step_size=None)),
+    *[
+        bad(f"PlainDescent optimizer {value!r}", ValueError,
+            "optimizer must be one of sgd, momentum, adam, got " + re.escape(repr(value)),
+            lambda value=value: rival(optimizer=value))
+        for value in ("Adam", "", None, 2)
+    ],
+    bad("PlainDescent without an optimizer", TypeError, r"optimizer",
+        lambda: PlainDescent(steps=1, batch_size=1, step_size=0.1)),
     *[
         bad(f"Descent sparsity {value!r}", ValueError,
             r'sparsity must be "support", "l1", "simplex" or "none", got ' + re.escape(repr(value)),
@@ -509,9 +539,13 @@ BAD_INPUTS = [
         for value in ("L1", "", None, 2, ["l1"])
     ],
     *[
-        bad(f"Descent {name} {value!r}", TypeError, rf"{name} must be True or False, got {re.escape(repr(value))}",
-            lambda name=name, value=value: descent(**{name: value}))
-        for name in ("precondition", "project", "average")
+        bad(f"{kind} {name} {value!r}", TypeError, rf"{name} must be True or False, got {re.escape(repr(value))}",
+            lambda make=make, name=name, value=value: make(**{name: value}))
+        for kind, make, names in (
+            ("Descent", descent, ("precondition", "project", "average")),
+            ("PlainDescent", rival, ("decay", "average")),
+        )
+        for name in names
         for value in ("no", None, 1)
     ],
     bad("SparseDescent sparsity", TypeError, r"sparsity", lambda: descent(SparseDescent, sparsity="l1")),
@@ -585,6 +619,49 @@ BAD_INPUTS = [
         for value, error, got in ((0, ValueError, "0"), (1e6, TypeError, "1000000.0 of type float"))
     ],
     bad("estimate_mu of a batch", TypeError, r"source must be a stream", lambda: estimate_mu(BATCH)),
+    # Estimators
+    *[
+        bad(f"{kind} of {name}", error, rf"batch must {words}", lambda call=call, value=value: call(value))
+        for kind, call in (
+            ("chi_squared", chi_squared),
+            ("moment_screen", moment_screen),
+            ("expectation_maximisation", lambda batch: climb(batch=batch)),
+            ("screened_estimate", screened_estimate),
+        )
+        for name, value, error, words in (
+            ("None", None, TypeError, r"be an scb_nb\.Batch, got NoneType"),
+            ("a task", TASK, TypeError, r"be an scb_nb\.Batch, got SCBTask"),
+            ("a stream", TASK.stream(0, device="cpu"), TypeError, r"be an scb_nb\.Batch, got Stream"),
+            ("tensors", tuple(BATCH), TypeError, r"be an scb_nb\.Batch, got tuple"),
+            ("no samples", BATCH[6:], ValueError, "hold at least one sample, got none"),
+        )
+        if "screen" not in kind or name not in ("None", "tensors")
+    ],
+    *[
+        bad(f"expectation_maximisation {name} {what}", error, rf"{name}.* {words}",
+            lambda name=name, value=value: climb(**{name: value}))
+        for name, good in (("P", GOOD_P), ("Q", GOOD_Q))
+        for what, value, error, words in (
+            ("sums", 2 * good, ValueError, r"must each sum to 1, but column \d sums to 2"),
+            ("sums to nothing", 0 * good, ValueError, "must each sum to 1, but column 0 sums to 0"),
+            ("negative", with_entry(good, -0.5), ValueError, r"must be non-negative, got an entry of -0\.5"),
+            ("NaN", with_entry(good, NAN), ValueError, "must be finite, got nan"),
+            ("of other N", np.full((len(good), 4), 1 / len(good)), ValueError, r"must have shape \(\d, 3\)"),
+            ("of other T", np.full((len(good) + 1, 3), 1 / (len(good) + 1)), ValueError, r"must have shape \(\d, 3\)"),
+            ("1-D", good[0], ValueError, r"must be a non-empty array of shape \(\d, 3\)"),
+            ("None", None, TypeError, "must be an array of real numbers, got NoneType"),
+            ("strings", [["a"]], TypeError, "must be an array of real numbers, got list"),
+            ("on meta", torch.empty(good.shape, device="meta"), TypeError, "must be a dense tensor"),
+        )
+    ],
+    *[
+        bad(f"expectation_maximisation {name}", ValueError, "P and Q must allow every answer of the batch, but some",
+            lambda P=P, Q=Q: climb(P=P, Q=Q, batch=Batch([[0, 1], [2, 1]], [0, 1], [1, 2], 3)))
+        for name, P, Q in (
+            ("an answer that P never gives", [[1, 1, 1], [0, 0, 0], [0, 0, 0]], np.full((2, 3), 0.5)),
+            ("an answer that Q never reads", np.eye(3), [[1, 1, 1], [0, 0, 0]]),
+        )
+    ],
     # Stores
     *[
         bad(f"store jobs {value!r}", error, rf"jobs must be an integer of at least 1, got {re.escape(got)}",

@@ -1,7 +1,9 @@
 """What tells a reader of the book right or wrong, exercise by exercise: one module for each chapter."""
 
 from scb_nb.checks import (
+    against_sgd,
     bigrams,
+    limit,
     linear_transformer,
     population_picture,
     sparse_contextual_bigrams,
@@ -16,8 +18,10 @@ __all__ = [
     "EXERCISES",
     "NOT_YET",
     "Verdict",
+    "against_sgd",
     "bigrams",
     "check",
+    "limit",
     "linear_transformer",
     "population_picture",
     "practice_texts",

@@ -160,6 +160,36 @@ def test_search_finds_a_word(book):
         expect(visit.page.locator("#search-results li a").first).to_be_visible()
 
 
+@pages("book/claims")
+def test_claims_are_those_of_their_twin(visit, book):
+    twin = json.loads((book.folder / "claims.json").read_text(encoding="utf-8"))
+    expect(visit.page.locator('article a[href="../claims.json"]')).to_have_count(1)
+    assert visit.page.request.get(f"{book.address}claims.json").json() == twin
+    links = visit.page.locator("table.scb-claims tbody a")
+    expect(links).to_have_count(len(twin["claims"]))
+    verdicts = visit.page.locator("table.scb-claims tbody .scb-verdict").all_text_contents()
+    for number, row in enumerate(twin["claims"]):
+        assert links.nth(number).get_attribute("href") == f"#claim-{row['name']}"
+        section = visit.page.locator(f"section#claim-{row['name']}")
+        assert verdicts[number].lower() == row["verdict"]
+        assert section.locator(".scb-verdict").text_content().lower() == row["verdict"]
+        values = section.locator("tbody tr td:nth-child(2)").all_text_contents()
+        assert [value.strip() for value in values] == [number["words"] for number in row["measured"].values()]
+        asked = [bound["words"] for bound in row["rule"]["bounds"]]
+        shown = section.locator("tbody tr td:nth-child(3)").all_text_contents()
+        assert sorted(filter(None, (words.replace("†", "").strip() for words in shown))) == sorted(asked)
+        for command in row["commands"]:
+            expect(section.get_by_text(command, exact=True)).to_have_count(1)
+
+
+@pages("book/claims")
+def test_verdicts_are_marked_by_more_than_colour(visit):
+    marks = visit.page.evaluate("""[...document.querySelectorAll(".scb-verdict")]
+        .map((verdict) => [verdict.textContent, getComputedStyle(verdict, "::before").content])""")
+    assert len({words for words, _ in marks}) == len({mark for _, mark in marks}) > 1
+    assert all(mark not in ("none", "normal", '""') for _, mark in marks)
+
+
 # Every reader can use it
 
 
