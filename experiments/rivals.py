@@ -26,7 +26,7 @@ TUNING, CONFIRMING = range(60_000, 60_003), range(61_000, 61_020)
 # The grid: each batch size with each pair of step sizes of V and of A, with and without decay.
 BATCH_SIZES = (32, 128)
 STEP_SIZES = {
-    "sgd": ((0.1, 0.4, 1.6, 6.4), (0.003, 0.01, 0.03, 0.1)),
+    "sgd": ((0.1, 0.4, 1.6, 6.4), (0.003, 0.01, 0.015, 0.03, 0.1)),  # from 0.0154 on it is unstable
     "momentum": ((0.04, 0.16, 0.64, 2.56), (0.001, 0.003, 0.01, 0.03)),
     "adam": ((0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.0003, 0.001, 0.003, 0.01)),
 }
@@ -35,7 +35,7 @@ SMALL_STEP_SIZES = (0.025, 0.05, 0.1, 0.2)
 # What is read off one run: its last iterate or the mean of the second half, as they are or trimmed.
 READINGS = ("last", "average", "last, trimmed", "average, trimmed")
 # The two runs of the paper's figure: SGD at a large step size and at a small one.
-LARGE_AND_SMALL = ((0.4, 0.03), (0.1, 0.003))
+LARGE_AND_SMALL = ((3.2, 0.015), (0.1, 0.003))
 # For a rival in the place of stage 1: half of the budget.
 FINISH = SparseDescent(steps=250, batch_size=256, step_size=0.3, passes=1)
 
