@@ -26,7 +26,7 @@ TUNING, CONFIRMING = range(60_000, 60_003), range(61_000, 61_020)
 # The grid: each batch size with each pair of step sizes of V and of A, with and without decay.
 BATCH_SIZES = (32, 128)
 STEP_SIZES = {
-    "sgd": ((0.1, 0.4, 1.6, 6.4), (0.003, 0.01, 0.015, 0.03, 0.1)),  # from 0.0154 on it is unstable
+    "sgd": ((0.1, 0.4, 1.6, 6.4), (0.003, 0.01, 0.015, 0.03, 0.1)),  # 0.015: just below where it is unstable
     "momentum": ((0.04, 0.16, 0.64, 2.56), (0.001, 0.003, 0.01, 0.03)),
     "adam": ((0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.0003, 0.001, 0.003, 0.01)),
 }
