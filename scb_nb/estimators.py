@@ -31,9 +31,8 @@ def chi_squared(batch: Batch) -> torch.Tensor:
     """
     _check(batch)
     N, T = batch.vocab_size, batch.tokens.shape[1]
-    counts = torch.zeros(
-        N, N, T * N, dtype=torch.float64, device=batch.tokens.device
-    )  # query, answer, (position, token)
+    # By query, answer, and (position, token).
+    counts = torch.zeros(N, N, T * N, dtype=torch.float64, device=batch.tokens.device)
     cell = torch.arange(T, device=batch.tokens.device) * N
     rows = max(1, BLOCK_TOKENS // T)
     for start in range(0, len(batch), rows):
