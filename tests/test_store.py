@@ -643,7 +643,7 @@ def test_tuning_comes_first_and_the_runs_depend_on_it(tuned: Callable, tmp_path:
 
 def test_old_tuning_counts_as_old(tuned: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tuned()) == 2
-    monkeypatch.setattr(common, "code_digest", lambda experiment: "0" * 16)
+    monkeypatch.setattr(common, "code_digest", lambda experiment: "1" * 16)
     assert tuned()[-1].startswith("4 of 4 runs are older than the code")
 
 
