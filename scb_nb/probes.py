@@ -1,0 +1,164 @@
+"""Stage 1 without its sample-hungry part: V need not be learned first, if there is something to listen with.
+
+A *probe* is a direction D of V; the gradient in A at V = mu 1^T + D hears every position along D. What another task has
+taught V is one probe; random directions are others. Derived in the chapters "Transfer" and "Is stage 1 necessary?".
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from scb_nb import geometry, screening, validate
+from scb_nb.objective import batch_gradients
+from scb_nb.stages import Stage, State
+from scb_nb.stream import Source
+from scb_nb.training import default_stages
+
+
+def random_probes(mu: torch.Tensor, count: int, seed: int, beside: torch.Tensor | None = None) -> torch.Tensor:
+    """Return random directions D of V, shape (count, N, N), whose gradients in A have independent, even noise.
+
+    Each has 1^T D = 0, D mu = 0 and ||D||_mu = 1. They are orthogonal in the inner product that noise asks for,
+    sum_mn mu_m mu_n D_mn D'_mn after mu^T D is taken off every row; for uniform mu that is the mu-weighted one.
+
+    Parameters
+    ----------
+    mu : tensor of shape (N,)
+    count : int
+        From 0 to (N - 1)^2, the dimension of the space of such directions.
+    seed : int
+        Same seed, same probes.
+    beside : tensor of shape (N, N), optional
+        A direction that they are orthogonal to as well; then there are at most (N - 1)^2 - 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of its type or range.
+    """
+    N = len(mu)
+    validate.integer("count", count, 0, (N - 1) ** 2 - (beside is not None))
+    generator = torch.Generator().manual_seed(validate.integer("seed", seed))
+    root = mu.double().cpu().sqrt()
+    off = torch.eye(N, dtype=torch.float64) - torch.outer(root, root)  # takes off what lies along the root of mu
+    whitened = off @ torch.randn(count, N, N, dtype=torch.float64, generator=generator) @ off
+    if beside is not None:
+        first = off @ (root[:, None] * beside.double().cpu() * root) @ off
+        whitened = torch.cat([first[None], whitened])
+    basis = torch.linalg.qr(whitened.flatten(1).T).Q.T.reshape(-1, N, N)[len(whitened) - count :]
+    probes = basis / torch.outer(root, root)
+    probes = probes - probes.mean(1, keepdim=True)  # 1^T D = 0; the gradient in A does not hear the difference
+    lengths = (probes.square().sum(1) @ root.square()).sqrt()
+    return (probes / lengths[:, None, None]).to(mu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probes:
+    """Stage 1 by listening: gradients of A at uniform attention add up, along fixed directions of V.
+
+    The first probe is the direction V - mu 1^T that training starts with, if there is one; ``random`` others come from
+    :func:`random_probes`. At each position and query, what is heard along the probes, in units of noise, is squared and
+    summed; the first probe is judged by itself as well. Once something stands out in a share ``visible`` of the
+    queries, attention is put on it, and V becomes mu 1^T plus that combination of the probes with which the squared
+    loss is least. Signs need not be known.
+
+    Parameters
+    ----------
+    batch_size : int
+        Samples in each look.
+    random : int, optional
+        How many random probes, from 0 to (N - 1)^2 in all; by default, as many as there can be.
+    either_sign : bool
+        If not, a single probe listens upwards only: it trusts the sign of V - mu 1^T.
+    visible : float
+        In (0, 1).
+    false_alarms : float
+        In (0, 1): the chance that noise alone stands out anywhere, at each look.
+    max_steps : int
+        How often it looks before it gives up.
+    seed : int
+        For the random probes.
+    """
+
+    batch_size: int
+    random: int | None = None
+    either_sign: bool = True
+    visible: float = 0.6
+    false_alarms: float = 0.01
+    max_steps: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_steps"):
+            validate.integer(name, getattr(self, name), 1)
+        if self.random is not None:
+            validate.integer("random", self.random, 0)
+        validate.flag("either_sign", self.either_sign)
+        if not self.either_sign and self.random != 0:
+            raise ValueError(f"random must be 0 if either_sign is False, got {self.random}")
+        for name in ("visible", "false_alarms"):
+            validate.fraction(name, getattr(self, name))
+        validate.integer("seed", self.seed)
+
+    def step(self, state: State, source: Source) -> bool:
+        """Listen to one more batch, and look what stands out."""
+        start = State.uniform(state.mu, len(state.A))
+        own = geometry.centre_V(state.V - start.V, state.mu)
+        length = geometry.norm(own, state.mu)
+        informed = bool(length > 1e-4)  # below, it is rounding
+        probes = self._probes(state.mu, own / length if informed else None)  # (H, N, N), the same in each step
+
+        batch = list(source.chunks(self.batch_size))
+        gradients = [batch_gradients(start.V + probe, start.A, batch) for probe in probes]
+        state.loss = float(gradients[0].loss)
+        pull = state.add("pull on A", torch.stack([-each.A / state.mu for each in gradients]))  # (H, T, N)
+        pull = (pull - pull.median(1, keepdim=True).values) / (state.step + 1)
+        noise = torch.stack([screening.noise_level(each, state.mu) for each in pull])[:, None]  # (H, 1, N)
+        height = torch.where(noise > 0, pull / noise, 0.0)  # it is 0 while most entries have heard nothing yet
+
+        loudness = height.square().sum(0).sqrt()
+        tail = _chance(loudness, len(height))
+        if informed and len(height) > 1:  # two tests, each with half of the false alarms
+            tail = 2 * torch.minimum(tail, _chance(height[0], 1))
+        elif not self.either_sign:
+            tail = torch.where(height[0] > 0, tail / 2, 1.0)
+        found = tail < self.false_alarms / tail.numel()
+
+        if found.any(0).double().mean() >= self.visible:
+            state.support, state.A = found, screening.attention_on(found, loudness)
+            state.V = start.V + self._combination(probes, pull, state)
+            return True
+        if state.step + 1 == self.max_steps:
+            state.failure = f"no position stood out in {self.visible:.0%} of the queries"
+        return False
+
+    def _probes(self, mu: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+        most = (len(mu) - 1) ** 2 - (own is not None)
+        count = most if self.random is None else validate.integer("random", self.random, 0, most)
+        others = random_probes(mu, count, self.seed, own)
+        probes = others if own is None else torch.cat([own[None], others])
+        if len(probes) == 0:
+            raise ValueError("random must be at least 1 where V starts at mu 1^T: there is nothing to listen with")
+        return probes
+
+    @staticmethod
+    def _combination(probes: torch.Tensor, pull: torch.Tensor, state: State) -> torch.Tensor:
+        """Return the sum of theta_h D_h whose squared loss is least with the attention that was found."""
+        heard = (pull * state.A).sum(1) @ state.mu  # (H,): minus the gradient of the loss in theta, at theta = 0
+        curvature = geometry.norm(state.A, state.mu) ** 2 * torch.einsum("gmn,hmn,n->gh", probes, probes, state.mu)
+        return torch.einsum("h,hmn->mn", torch.linalg.solve(curvature, heard), probes)
+
+
+def _chance(loudness: torch.Tensor, probes: int) -> torch.Tensor:
+    """Return how likely it is that noise alone is as loud along so many probes."""
+    square = loudness.double().square()
+    return torch.special.gammaincc(torch.full_like(square, probes / 2), square / 2)
+
+
+def stages(vocab_size: int, seq_len: int) -> tuple[Stage, ...]:
+    """Return stages for :func:`scb_nb.fit` that listen with all probes instead of learning V first.
+
+    The second one is that of :func:`scb_nb.training.default_stages`.
+    """
+    *_, last = default_stages(vocab_size, seq_len)
+    return Probes(batch_size=200), last
