@@ -65,7 +65,8 @@ class Probes:
     Parameters
     ----------
     batch_size : int
-        Samples in each look.
+        Samples in each look. With fewer than some hundred for each query, noise is not normal, and false alarms are
+        more frequent than promised.
     random : int, optional
         How many random probes, from 0 to (N - 1)^2 in all; by default, as many as there can be.
     either_sign : bool
@@ -161,4 +162,4 @@ def stages(vocab_size: int, seq_len: int) -> tuple[Stage, ...]:
     The second one is that of :func:`scb_nb.training.default_stages`.
     """
     *_, last = default_stages(vocab_size, seq_len)
-    return Probes(batch_size=200), last
+    return Probes(batch_size=100 * vocab_size), last
