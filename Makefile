@@ -13,7 +13,7 @@ export IPYTHONDIR := $(CURDIR)/build/home/ipython
 export MPLCONFIGDIR := $(CURDIR)/build/home/matplotlib
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book serve test check bench experiments claims picture lock clean distclean
+.PHONY: help book serve student solutions test check bench experiments claims picture lock clean distclean
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,12 @@ book: .venv/.ready ## build the site: every chapter executed, every warning an e
 
 serve: book ## build the site and serve it to this machine (PORT=8000)
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
+
+student: book ## write the chapters as notebooks that read well anywhere, without solutions, into build/student
+	@$(BIN)/python tools/notebooks.py $@
+
+solutions: book ## the same with solutions, into build/solutions
+	@$(BIN)/python tools/notebooks.py $@
 
 test: .venv/.ready ## check style and types, run the tests, run every chapter as a notebook
 	@echo 'Checking style and types ...'

@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 from functools import cache
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
@@ -17,6 +19,9 @@ from scipy import integrate
 from scb_nb import theory
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+from notebooks import Book as Notebooks  # noqa: E402
+
 CHAPTERS = re.findall(r"\b(?:root|file): *([\w/-]+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
 MEGABYTES = 8
 
@@ -145,6 +150,25 @@ def test_notebook_is_offered(visit, book):
     notebook = nbformat.read(book.folder / unquote(path).removeprefix("/"), as_version=4)
     nbformat.validate(notebook)
     assert any(cell.cell_type == "code" and cell.outputs for cell in notebook.cells)
+
+
+def test_plain_notebooks_have_the_numbers_of_the_site(book):
+    pages = [(book.folder / f"{name}.html").read_text(encoding="utf-8") for name in CHAPTERS]
+    names = Notebooks(ROOT).names
+    assert len(names) > 100
+    for label, name in names.items():
+        place = rf'id="(?:equation-)?{label}">.*?class="(?:caption-number|eqno)">\(?([\w. ]+)'
+        (told,) = (match[1].strip() for page in pages if (match := re.search(place, page, re.S)))
+        assert (label, told) == (label, name)
+
+
+@pytest.mark.parametrize("name", chapters_with("{glue:text}"))
+def test_plain_notebooks_quote_what_the_page_quotes(name, book):
+    notebooks = Notebooks(ROOT)
+    values = notebooks.values(name)
+    page = re.sub(r"<[^>]*>", "", (book.folder / f"{name}.html").read_text(encoding="utf-8"))
+    roles = re.findall("{glue:text}`[^`]*`", (ROOT / f"{name}.md").read_text(encoding="utf-8"))
+    assert [role for role in roles if unescape(notebooks.plain(role, values)) not in unescape(page)] == []
 
 
 def test_front_door_leads_to_the_book(book):

@@ -1,0 +1,127 @@
+"""tools/notebooks.py: chapters as notebooks that read well anywhere, for students without solutions."""
+
+import ast
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import notebooks  # noqa: E402
+from run_notebooks import find_notebooks  # noqa: E402
+
+SOURCES = find_notebooks(ROOT, [])
+every_page = pytest.mark.parametrize("page", SOURCES)
+
+
+@pytest.fixture(scope="module")
+def book() -> notebooks.Book:
+    """The book as if all recorded values were 1: these tests come before the build."""
+    book = notebooks.Book(ROOT)
+    book.values = lambda page: defaultdict(lambda: 1)
+    return book
+
+
+def prose(notebook: Any) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def code(notebook: Any) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@every_page
+def test_nothing_is_left_that_only_the_book_understands(book, page):
+    notebook = book.notebook(page, SOURCES[page], solutions=True)
+    nbformat.validate(notebook)
+    assert (
+        re.findall(r"\{[a-z:-]+\}`|^[`:]{3,}\{.*|^\([\w-]+\)=|\$\$ \([\w-]+\)|^:[a-z]+: .*", prose(notebook), re.M)
+        == []
+    )
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+@every_page
+def test_all_code_and_prose_is_there(book, page):
+    source = jupytext.read(SOURCES[page])
+    notebook = book.notebook(page, SOURCES[page], solutions=True)
+    assert code(notebook) == code(source)
+    words = re.sub(r"(?m)^:[a-z]+: .*$|^[`:]{3,}.*$|^\([\w-]+\)=|\{[a-z:]+\}`[^`]*`|^\$\$ \(.*\)$", " ", prose(source))
+    missing = set(re.findall(r"[A-Za-z]{4,}", words)) - set(re.findall(r"[A-Za-z]{4,}", prose(notebook)))
+    assert missing == set()
+
+
+@every_page
+def test_a_student_gets_exercises_and_no_solution(book, page):
+    full = book.notebook(page, SOURCES[page], solutions=True)
+    student = book.notebook(page, SOURCES[page], solutions=False)
+    exercises = re.findall(r"^### (Exercise .*)$", prose(full), re.M)
+    assert re.findall(r"^### (Exercise .*)$", prose(student), re.M) == exercises
+    assert re.findall(r"^\*\*Solution of (Exercise .*)\*\*$", prose(full), re.M) == exercises
+    assert "Solution of" not in prose(student)
+    solutions = [cell for cell in code(full) if cell not in code(student)]
+    assert len(solutions) >= len(exercises)
+    assert not any("assert verdict" in cell for cell in code(student))
+    assert [cell for cell in code(full) if cell not in solutions] == code(student)
+
+
+@every_page
+def test_no_other_cell_needs_a_solution(book, page):
+    full, student = (code(book.notebook(page, SOURCES[page], solutions=kept)) for kept in (True, False))
+    given = names("\n".join(student), ast.Store)
+    own = names("\n".join(cell for cell in full if cell not in student), ast.Store) - given
+    assert own & names("\n".join(student), ast.Load) == set()
+
+
+def names(source: str, kind: type) -> set[str]:
+    """Names that code assigns or defines (ast.Store), or uses (ast.Load), at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, kind):
+            found.add(node.id)
+        elif kind is ast.Store and isinstance(node, ast.FunctionDef | ast.arg):
+            found.add(node.name if isinstance(node, ast.FunctionDef) else node.arg)
+    return found
+
+
+PIECES = {
+    "{glue:text}`share:.1f` of them": "0.2 of them",
+    "{doc}`chapter 1 <bigrams>` and {doc}`notation`": "chapter 1 and *Notation*",
+    "by {prf:ref}`thm-plane`": "by Theorem 3.7",
+    "{py:func}`~scb_nb.checks.check`, {py:func}`scb_nb.fit`": "`check`, `scb_nb.fit`",
+    "{cite}`ren2024scb`": "(Ren et al., 2024)",
+    "(label)=\n# Title": "# Title",
+    "$$\nx\n$$ (eq-flow)": "$$\nx\n\\tag{4.1}\n$$",
+    "```{admonition} Look\n:class: tip\nHere: {glue:text}`share`\n```": "> **Look**\n>\n> Here: 0.25",
+    "````{prf:proof}\n$1$\n````": "*Proof.* $1$ ∎",
+    "````{prf:theorem} One $x$\n:label: thm-plane\n\nIt holds.\n````": "**Theorem 3.7** (One $x$).\n\nIt holds.",
+    "```python\nx = '{doc}'\n```": "```python\nx = '{doc}'\n```",
+}
+
+
+@pytest.mark.parametrize("text", PIECES, ids=range(len(PIECES)))
+def test_each_piece(book, text):
+    assert book.plain(text, {"share": 0.25}) == PIECES[text]
+
+
+@pytest.mark.parametrize("text", ["```{unheard-of}\nx\n```", "{unheard:of}`x`", "```{admonition} Look\nno end"])
+def test_what_has_no_plain_form_is_an_error(book, text):
+    with pytest.raises(ValueError, match=r"has no (plain form yet|end)"):
+        book.plain(text, {})
+
+
+def test_without_a_site_it_says_what_to_do(tmp_path, capsys, monkeypatch):
+    (tmp_path / "book").mkdir()
+    for name in ("_toc.yml", "book/index.md", "book/references.bib"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "_toc.yml").write_text("{format: jb-book, root: book/index, parts: []}")
+    monkeypatch.setattr(sys, "argv", ["notebooks", "student", "--root", str(tmp_path)])
+    assert notebooks.main() == 2
+    assert "make book first" in capsys.readouterr().err
