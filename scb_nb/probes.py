@@ -58,19 +58,21 @@ class Probes:
 
     The first probe is the direction V - mu 1^T that training starts with, if there is one; ``random`` others come from
     :func:`random_probes`. At each position and query, what is heard along the probes, in units of noise, is squared and
-    summed; the first probe is judged by itself as well. Once something stands out in a share ``visible`` of the
-    queries, attention is put on it, and V becomes mu 1^T plus that combination of the probes with which the squared
-    loss is least. Signs need not be known.
+    summed; the first probe is judged by itself as well. Attention is put on what stands out, and V becomes mu 1^T plus
+    that combination of the probes with which the squared loss is least. Signs need not be known. The stage is over once
+    something stands out in a share ``visible`` of the queries.
 
     Parameters
     ----------
     batch_size : int
-        Samples in each look. With fewer than some hundred for each query, noise is not normal, and false alarms are
-        more frequent than promised.
+        Samples in each look. With fewer than a hundred for each query, noise is not normal, and false alarms are more
+        frequent than promised.
     random : int, optional
         How many random probes, from 0 to (N - 1)^2 in all; by default, as many as there can be.
     either_sign : bool
         If not, a single probe listens upwards only: it trusts the sign of V - mu 1^T.
+    again : bool
+        Look again, along the V that was found, at what the same samples said: one number has less noise than many.
     visible : float
         In (0, 1).
     false_alarms : float
@@ -84,6 +86,7 @@ class Probes:
     batch_size: int
     random: int | None = None
     either_sign: bool = True
+    again: bool = True
     visible: float = 0.6
     false_alarms: float = 0.01
     max_steps: int = 100
@@ -94,7 +97,8 @@ class Probes:
             validate.integer(name, getattr(self, name), 1)
         if self.random is not None:
             validate.integer("random", self.random, 0)
-        validate.flag("either_sign", self.either_sign)
+        for name in ("either_sign", "again"):
+            validate.flag(name, getattr(self, name))
         if not self.either_sign and self.random != 0:
             raise ValueError(f"random must be 0 if either_sign is False, got {self.random}")
         for name in ("visible", "false_alarms"):
@@ -109,26 +113,32 @@ class Probes:
         informed = bool(length > 1e-4)  # below, it is rounding
         probes = self._probes(state.mu, own / length if informed else None)  # (H, N, N), the same in each step
 
-        batch = list(source.chunks(self.batch_size))
-        gradients = [batch_gradients(start.V + probe, start.A, batch) for probe in probes]
-        state.loss = float(gradients[0].loss)
-        pull = state.add("pull on A", torch.stack([-each.A / state.mu for each in gradients]))  # (H, T, N)
-        pull = (pull - pull.median(1, keepdim=True).values) / (state.step + 1)
-        noise = torch.stack([screening.noise_level(each, state.mu) for each in pull])[:, None]  # (H, 1, N)
+        heard, queries = state.A.new_zeros(len(probes), *state.A.shape), torch.zeros_like(state.mu)
+        loss = 0.0
+        for part in source.chunks(self.batch_size):
+            gradients = [batch_gradients(start.V + probe, start.A, part) for probe in probes]
+            heard -= len(part) * torch.stack([each.A for each in gradients])
+            queries += torch.bincount(part.query, minlength=len(queries))
+            loss += len(part) * float(gradients[0].loss)
+        state.loss = loss / self.batch_size
+        heard, queries = state.add("heard", heard), state.add("queries", queries).clamp_min(1)
+        # Divided by how often a query came, not by how often it should have come: the noise follows what was seen.
+        pull = heard / queries  # (H, T, N)
+        pull = pull - pull.median(1, keepdim=True).values
+        noise = torch.stack([screening.noise_level(each, queries) for each in pull])[:, None]  # (H, 1, N)
         height = torch.where(noise > 0, pull / noise, 0.0)  # it is 0 while most entries have heard nothing yet
 
-        loudness = height.square().sum(0).sqrt()
-        tail = _chance(loudness, len(height))
-        if informed and len(height) > 1:  # two tests, each with half of the false alarms
-            tail = 2 * torch.minimum(tail, _chance(height[0], 1))
-        elif not self.either_sign:
-            tail = torch.where(height[0] > 0, tail / 2, 1.0)
-        found = tail < self.false_alarms / tail.numel()
-
-        if found.any(0).double().mean() >= self.visible:
-            state.support, state.A = found, screening.attention_on(found, loudness)
-            state.V = start.V + self._combination(probes, pull, state)
-            return True
+        found, loudness = self._outstanding(height, informed), height.square().sum(0).sqrt()
+        if found.any():
+            A = screening.attention_on(found, loudness)
+            direction, along = _combination(probes, pull, A, state.mu)
+            if self.again:
+                found = screening.outstanding(along, queries, self.false_alarms)
+                A = screening.attention_on(found, along)
+                direction, _ = _combination(probes, pull, A, state.mu)
+            if found.any(0).double().mean() >= self.visible:
+                state.support, state.A, state.V = found, A, start.V + direction
+                return True
         if state.step + 1 == self.max_steps:
             state.failure = f"no position stood out in {self.visible:.0%} of the queries"
         return False
@@ -139,27 +149,40 @@ class Probes:
         others = random_probes(mu, count, self.seed, own)
         probes = others if own is None else torch.cat([own[None], others])
         if len(probes) == 0:
-            raise ValueError("random must be at least 1 where V starts at mu 1^T: there is nothing to listen with")
+            raise ValueError("random must be at least 1 where V starts at mu 1^T, and N at least 2: no probe is left")
         return probes
 
-    @staticmethod
-    def _combination(probes: torch.Tensor, pull: torch.Tensor, state: State) -> torch.Tensor:
-        """Return the sum of theta_h D_h whose squared loss is least with the attention that was found."""
-        heard = (pull * state.A).sum(1) @ state.mu  # (H,): minus the gradient of the loss in theta, at theta = 0
-        curvature = geometry.norm(state.A, state.mu) ** 2 * torch.einsum("gmn,hmn,n->gh", probes, probes, state.mu)
-        return torch.einsum("h,hmn->mn", torch.linalg.solve(curvature, heard), probes)
+    def _outstanding(self, height: torch.Tensor, informed: bool) -> torch.Tensor:
+        """Return where heights (H, T, N) are such that noise does not explain them; boolean, shape (T, N)."""
+        tail = _chance(height)
+        if informed and len(height) > 1:  # two tests, each with half of the false alarms
+            tail = 2 * torch.minimum(tail, _chance(height[:1]))
+        elif not self.either_sign:
+            tail = torch.where(height[0] > 0, tail / 2, 1.0)
+        return tail < self.false_alarms / tail.numel()
 
 
-def _chance(loudness: torch.Tensor, probes: int) -> torch.Tensor:
-    """Return how likely it is that noise alone is as loud along so many probes."""
-    square = loudness.double().square()
-    return torch.special.gammaincc(torch.full_like(square, probes / 2), square / 2)
+def _chance(height: torch.Tensor) -> torch.Tensor:
+    """Return how likely it is that noise alone is as loud as heights (H, T, N) along H probes; shape (T, N)."""
+    square = height.double().square().sum(0)
+    return torch.special.gammaincc(torch.full_like(square, len(height) / 2), square / 2)
+
+
+def _combination(
+    probes: torch.Tensor, pull: torch.Tensor, A: torch.Tensor, mu: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sum of theta_h D_h with which A has the least squared loss, and the pull (T, N) along it."""
+    heard = (pull * A).sum(1) @ mu  # (H,): minus the gradient of the loss in theta, at theta = 0
+    curvature = geometry.norm(A, mu) ** 2 * torch.einsum("gmn,hmn,n->gh", probes, probes, mu)
+    theta = torch.linalg.solve(curvature, heard)
+    return torch.einsum("h,hmn->mn", theta, probes), torch.einsum("h,htn->tn", theta, pull)
 
 
 def stages(vocab_size: int, seq_len: int) -> tuple[Stage, ...]:
     """Return stages for :func:`scb_nb.fit` that listen with all probes instead of learning V first.
 
-    The second one is that of :func:`scb_nb.training.default_stages`.
+    Each look takes 500 N samples, few beside what the second stage takes: that of
+    :func:`scb_nb.training.default_stages`.
     """
     *_, last = default_stages(vocab_size, seq_len)
-    return Probes(batch_size=100 * vocab_size), last
+    return Probes(batch_size=500 * vocab_size), last
