@@ -15,11 +15,23 @@ def correlation(P: ArrayLike, other: ArrayLike, mu: ArrayLike) -> float:
     """Return the correlation of two transition matrices (N, N) beyond mu 1^T: their cosine in the mu-weighted norm.
 
     It is between -1 and 1, and NaN if one of them is mu 1^T. Estimates of P, such as V, will do as well.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not an array of real numbers, or not of its shape.
     """
-    first, second, weights = (torch.tensor(np.asarray(each, dtype=np.float64)) for each in (P, other, mu))
-    first, second = first - weights[:, None], second - weights[:, None]
-    lengths = geometry.norm(first, weights) * geometry.norm(second, weights)
-    return float(geometry.inner(first, second, weights) / lengths)
+    weights = validate.real_array("mu", mu)
+    if weights.ndim != 1:
+        raise ValueError(f"mu must have shape (N,), got {weights.shape}")
+    beyond = []
+    for name, value in (("P", P), ("other", other)):
+        matrix = validate.real_array(name, value)
+        if matrix.shape != (len(weights), len(weights)):
+            raise ValueError(f"{name} must have shape {(len(weights), len(weights))}, as mu has, got {matrix.shape}")
+        beyond.append(torch.tensor(matrix - weights[:, None]))
+    first, second, by = *beyond, torch.tensor(weights)
+    return float(geometry.inner(first, second, by) / (geometry.norm(first, by) * geometry.norm(second, by)))
 
 
 def warm_start(V: torch.Tensor, mu: torch.Tensor, seq_len: int, theta: float = 1.0) -> State:
@@ -45,6 +57,8 @@ def warm_start(V: torch.Tensor, mu: torch.Tensor, seq_len: int, theta: float = 1
         raise TypeError(f"V and mu must be tensors, got {type(V).__name__} and {type(mu).__name__}")
     if mu.ndim != 1 or V.shape != (len(mu), len(mu)):
         raise ValueError(f"V must be (N, N) and mu (N,), got shapes {tuple(V.shape)} and {tuple(mu.shape)}")
+    if (V.dtype, V.device) != (mu.dtype, mu.device):
+        raise ValueError(f"mu must be {V.dtype} on {V.device}, as V is, got {mu.dtype} on {mu.device}")
     state = State.uniform(mu, validate.integer("seq_len", seq_len, 1))
     state.V = state.V + validate.real("theta", theta, -1, 1) * (V - state.V)
     return state
@@ -78,7 +92,10 @@ def related_task(
     """
     if not isinstance(task, SCBTask):
         raise TypeError(f"task must be an SCBTask, got {type(task).__name__}")
-    validate.real("correlation", correlation, -1, 1)
+    correlation = validate.real("correlation", correlation, -1, 1)
+    validate.real("task.K_P", task.K_P, 1e-9)
+    if task.vocab_size == 2 and abs(correlation) != 1:
+        raise ValueError(f"correlation must be -1 or 1 where there are two tokens, got {correlation:g}")
     rng = np.random.default_rng(validate.integer("seed", seed))
     Q = task.Q
     if not validate.flag("keep_Q", keep_Q):
@@ -90,7 +107,8 @@ def related_task(
     for _ in range(DRAWS):
         R = geometry.centre_V(torch.tensor(rng.standard_normal(D.shape)), mu)
         R -= geometry.inner(R, D, mu) / length.square() * D
-        P = mu[:, None] + correlation * D + (1 - correlation**2) ** 0.5 * length / geometry.norm(R, mu) * R
+        R *= length / geometry.norm(R, mu).clamp_min(1e-30)
+        P = mu[:, None] + correlation * D + (1 - correlation**2) ** 0.5 * R
         if (P >= 0).all():
             return SCBTask(P.numpy(), Q)
     raise ValueError(
