@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from experiments.common import interval, main
-from scb_nb import SCBTask, distances, fit
+from scb_nb import SCBTask, distances, fit, geometry
 from scb_nb.layer import PARTS, TransformerLayer, attention_map, carry, readings, score_table, token_map, train
 from scb_nb.model import predict
 from scb_nb.rivals import PlainDescent
 from scb_nb.stages import State
 from scb_nb.store import FOLDER, Record, Store
 from scb_nb.stream import Batch
-from scb_nb.transfer import related_task
 
 SIZE: dict[str, Any] = {"vocab_size": 3, "q_floor": 0.5}
 K_P, WIDTH = 0.3, 32
@@ -38,8 +37,8 @@ WIDTHS = (2, 4, 8)
 
 # How long the plateau is: small batches and a constant step size, until half of the prediction has been found.
 LENGTHS = (16, 32, 64, 128)
-PACE_BATCH, PACE_STEPS = 32, 3_000
-LINEAR_STEP_SIZES = [(V, A) for V in (3e-3, 1e-2, 3e-2) for A in (3e-3, 1e-2)]
+PACE_BATCH, PACE_STEPS = 32, 1_500
+LINEAR_STEP_SIZES = [(V, A) for V in (1e-2, 3e-2, 1e-1) for A in (1e-2, 3e-2)]
 
 # Transfer: a layer trained on one task starts another with the same mu.
 TRANSFER_LEN, TRANSFER_K_P, PRETRAINING = 64, 0.2, 600
@@ -79,10 +78,6 @@ def settings() -> list[dict]:
         {"kind": "learn", "variant": v, "sparsity": S, "step_size": rate[v], "tasks": CONFIRMING}
         for v, S in [*((v, 2) for v in VARIANTS), ("bare", 1), ("standard", 1)]
     ]
-    found += [
-        {"kind": "learn", "variant": "bare", "sparsity": 1, "step_size": rate["bare"], "width": w, "tasks": CONFIRMING}
-        for w in WIDTHS
-    ]
     found += [{"kind": "recipe", "sparsity": S, "tasks": CONFIRMING} for S in (1, 2)]
     for variant in ("bare", "standard", "linear"):
         for T in LENGTHS:
@@ -90,6 +85,10 @@ def settings() -> list[dict]:
             found.append(chosen | {"tasks": CONFIRMING})
             if T == TRANSFER_LEN:
                 found += [chosen | {"kind": "transfer", "tasks": [seed]} for seed in CONFIRMING]
+    found += [
+        {"kind": "learn", "variant": "bare", "sparsity": 1, "step_size": rate["bare"], "width": w, "tasks": CONFIRMING}
+        for w in WIDTHS
+    ]
     return found
 
 
@@ -202,7 +201,7 @@ def until_half(layer: TransformerLayer, task: SCBTask, source: Any, step_size: f
         steps=PACE_STEPS,
         batch_size=PACE_BATCH,
         step_size=step_size,
-        observers=[readings(task, 1_000)],
+        observers=[readings(task, 300)],
         record_every=10,
         stop=found_half,
     )
@@ -232,6 +231,25 @@ def at(history: Mapping[str, np.ndarray], name: str, reached: np.ndarray) -> flo
     return float(history[name][np.argmax(reached)]) if reached.any() else None
 
 
+def related(task: SCBTask, correlation: float, seed: int) -> SCBTask:
+    """Return a task with the same mu and K_P, a P with a given correlation with that of ``task``, and a new Q.
+
+    Beyond mu 1^T, P is a sum of that of ``task`` and of a random matrix orthogonal to it, drawn until no entry of P is
+    negative. The chapter "Transfer" has this for all tasks; here it is fixed together with the runs.
+    """
+    rng = np.random.default_rng(seed)
+    mu = torch.tensor(task.mu)
+    D = torch.tensor(task.P) - mu[:, None]
+    for _ in range(100_000):
+        R = geometry.centre_V(torch.tensor(rng.standard_normal(task.P.shape)), mu)
+        R -= geometry.inner(R, D, mu) / geometry.inner(D, D, mu) * D
+        R *= geometry.norm(D, mu) / geometry.norm(R, mu)
+        P = (mu[:, None] + correlation * D + (1 - correlation**2) ** 0.5 * R).numpy()
+        if (P >= 0).all():
+            return SCBTask(P, task_at(seed + 1_000_000, task.seq_len).Q)
+    raise ValueError(f"no transition matrix with correlation {correlation:g} was found")
+
+
 def transfer(seed: int, variant: str, seq_len: int, step_size: float, step_size_A: float = 0.0) -> dict[str, Any]:
     """Train on one task, carry parts to related ones, and count the samples until half of these has been found."""
     first = task_at(seed, seq_len, strength=TRANSFER_K_P)
@@ -258,7 +276,7 @@ def transfer(seed: int, variant: str, seq_len: int, step_size: float, step_size_
         source = first.stream(seed, device="cpu")
         train(old, source, steps=PRETRAINING, batch_size=BATCH_SIZE, step_size=step_size, decay=True)
     for correlation in CORRELATIONS:
-        task = related_task(first, correlation, seed=seed, q_floor=SIZE["q_floor"])
+        task = related(first, correlation, seed)
         for name, parts in CARRIED.items():
             if name == "where" and correlation != 1:
                 continue  # it knows nothing of P
