@@ -45,7 +45,7 @@ STEP_SIZES = {
     "sparsemax": ((0.2, 0.8, 3.2), (0.03, 0.1, 0.3, 1.0)),
     "sparsemax mirror": ((0.2, 0.8, 3.2), (0.03, 0.1, 0.3, 1.0)),
 }
-TUNING, CONFIRMING = range(70_000, 70_003), range(71_000, 71_012)
+TUNING, CONFIRMING = range(70_000, 70_003), range(71_000, 71_010)
 COMPARED = ("linear sgd", "linear adam", "softmax sgd", "softmax adam", "default")
 
 # With V = P given: attention alone.
