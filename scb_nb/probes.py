@@ -65,8 +65,8 @@ class Probes:
     Parameters
     ----------
     batch_size : int
-        Samples in each look. With fewer than a hundred for each query, noise is not normal, and false alarms are more
-        frequent than promised.
+        Samples in each look. False alarms keep to their bound where noise is normal. That takes some hundred samples for
+        each query, more of them for more tokens.
     random : int, optional
         How many random probes, from 0 to (N - 1)^2 in all; by default, as many as there can be.
     either_sign : bool
