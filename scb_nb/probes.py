@@ -65,8 +65,8 @@ class Probes:
     Parameters
     ----------
     batch_size : int
-        Samples in each look. False alarms keep to their bound where noise is normal. That takes some hundred samples for
-        each query, more of them for more tokens.
+        Samples in each look. False alarms keep to their bound if noise is normal. That takes some hundreds of samples
+        for each query, and more for more tokens.
     random : int, optional
         How many random probes, from 0 to (N - 1)^2 in all; by default, as many as there can be.
     either_sign : bool
