@@ -315,7 +315,7 @@ def report(records: list[Record]) -> None:
         for T in LENGTHS:
             samples = values(records, "half", kind="pace", variant=variant, seq_len=T)
             print(f"plateau {variant:<9} T {T:>4}: {told(samples, ',.0f')}")
-    for variant in ("bare", "standard", "linear"):
+    for variant in ("standard", "linear"):
         for correlation in CORRELATIONS:
             scratch = values(records, f"nothing, {correlation:g}", kind="transfer", variant=variant)
             for name in CARRIED:
