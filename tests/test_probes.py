@@ -1,6 +1,5 @@
 """Probes: their geometry, what a look sees against an obvious form, signs, false alarms, training with them."""
 
-import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
