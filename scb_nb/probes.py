@@ -72,7 +72,8 @@ class Probes:
     either_sign : bool
         If not, a single probe listens upwards only: it trusts the sign of V - mu 1^T.
     again : bool
-        Look again, along the V that was found, at what the same samples said: one number has less noise than many.
+        Look again, along the V that was found, at what the same samples said: one number has less noise than many. With
+        a few tens of samples for each query, or fewer, false positions bring out more of their kind.
     visible : float
         In (0, 1).
     false_alarms : float
