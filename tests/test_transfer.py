@@ -360,6 +360,7 @@ def test_experiment_starts_where_it_says() -> None:
     assert rows["listen, one sign"]["first"] == [None]
     assert rows["carry A"]["first"] == [0]
     assert rows["carry A"]["hits"] == [6]
+    assert rows["carry A"]["share"][0] == pytest.approx(1, abs=0.05)
     for method in ("scratch, large", "walk, small", "listen", "carry A"):
         ends = rows[method]["ends"][0]
         assert [end["samples"] > rows[method]["first"][0] for end in ends] == [True] * 4
