@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from experiments import ablation, bar, price, rivals, stage_one
+from experiments import ablation, bar, layer, links, price, probes, rivals, stage_one, transfer
 from scb_nb import store
 from scb_nb.files import write_whole
 from scb_nb.store import Record
@@ -436,6 +436,160 @@ def against_screening(kept: Kept) -> dict[str, Measured]:
     return numbers
 
 
+def real_layer(kept: Kept) -> dict[str, Measured]:
+    """What a standard transformer layer finds, what it loses, and what transfer saves it."""
+    learned = layer.select(kept["layer"], kind="learn", variant="standard", sparsity=2)[0]["result"]
+
+    def saved(variant: str, part: str) -> np.ndarray:
+        """Return samples from scratch over those with a part carried from a task with the same P."""
+        wanted = {"kind": "transfer", "variant": variant}
+        scratch, carried = (layer.values(kept["layer"], f"{name}, 1", **wanted) for name in ("nothing", part))
+        return scratch / carried
+
+    return {
+        "attention": median_of(
+            "total variation of its attention from $Q$, two positions for each query", learned["variation_Q"]
+        ),
+        "tokens": median_of(
+            "total variation of what it answers to one token everywhere from $P$", learned["variation_P"]
+        ),
+        "nats": median_of(
+            "cross-entropy above the best predictor, in per cent of what the context tells",
+            100 * np.array(learned["nats"]) / np.array(learned["information"]),
+            ".2f",
+        ),
+        "what": median_of(
+            "transfer, same $P$, what follows what carried: samples from scratch, times those after it",
+            saved("standard", "what"),
+            ".2f",
+        ),
+        "everything": median_of("the same, everything carried", saved("standard", "everything"), ".2f"),
+        "linear": median_of("the same for the linear transformer, $V$ carried", saved("linear", "what"), ".2f"),
+    }
+
+
+def drawn_directions(kept: Kept) -> dict[str, Measured]:
+    """First sight along all drawn directions and along one, and samples for a small error.
+
+    Intervals of ratios are cautious, as in :func:`against_screening`.
+    """
+    records, lengths = kept["probes"], list(probes.LENGTHS)
+
+    def sight(T: int, N: int, method: str, count: int) -> np.ndarray:
+        wanted = {"seq_len": T, "vocab_size": N, "method": method, "count": count, "mu_ratio": 1.0}
+        return probes.until(select(records, what="sight", **wanted)[0]["result"])
+
+    def ratio(what: str, above: tuple[float, ...], below: tuple[float, ...]) -> Measured:
+        return Measured(what, above[0] / below[0], above[1] / below[2], above[2] / below[1], ".1f")
+
+    points = probes.best_curve(records, LONGEST, 0.05)
+    reported = np.arange(price.CHOOSING, ONCE)
+    rng = np.random.default_rng(0)
+    drawn = [price.crossing(points, 0.05, rng.choice(reported, len(reported))) for _ in range(DRAWS // 5)]
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
+    ours = price.crossing(points, 0.05, reported), float(low), float(high)
+    theirs = {
+        name: price.samples_for(kept["price"], name, LONGEST, 0.05, draws=DRAWS // 5)
+        for name in ("large steps, once", "small steps, once", "screen and EM")
+    }
+    words = f"$T = {LONGEST}$: samples for a median error of 0.05, each seen once: "
+    few, many = (sight(probes.MIDDLE, N, "probes", (N - 1) ** 2) for N in (3, 10))
+    return {
+        "slope": slope_of(
+            f"all directions: log-log slope of samples to first sight against $T$, from {SHORTEST} to {LONGEST}",
+            lengths,
+            [sight(T, 3, "again", 4) for T in lengths],
+        ),
+        "large": ratio(words + "large steps, times all directions", theirs["large steps, once"], ours),
+        "small": ratio(words + "small steps, times all directions", theirs["small steps, once"], ours),
+        "screen": ratio(words + "all directions, times screen and EM", ours, theirs["screen and EM"]),
+        "tokens": bootstrap(
+            f"$T = {probes.MIDDLE}$, no second look: samples to first sight with ten tokens, times those with three",
+            lambda above, below: np.median(above) / np.median(below),
+            many,
+            few,
+            paired=False,
+            format=".1f",
+        ),
+        "one": share_of(
+            f"one direction: runs without a first sight within {probes.MOST:,} samples, in per cent",
+            np.isinf(np.concatenate([sight(T, 3, "probes", 1) for T in lengths])),
+        ),
+    }
+
+
+def links_alike(kept: Kept) -> dict[str, Measured]:
+    """How alike softmax attention and linear attention come out, on the same samples of each task."""
+    numbers = {}
+    for name, first, second, words in (
+        ("two", "softmax adam", "default", "linear in two stages"),
+        ("plain", "linear sgd", "softmax adam", "linear by SGD"),
+    ):
+        rows = [row for r in select(kept["links"], kind="alike") for row in r["result"][f"{first}, {second}"]]
+        for part in "VA":
+            what = r"$V - \mu\mathbf{1}^\top$" if part == "V" else r"$A - \mathbf{1}\mathbf{1}^\top/T$"
+            cosines = [row[f"cosine_{part}"] for row in rows]
+            numbers[f"{name}_{part}"] = median_of(f"softmax and {words}: cosine of {what}", cosines)
+        apart = [abs(row["excess_left"] - row["excess_right"]) for row in rows]
+        numbers[f"{name}_loss"] = median_of(
+            "the same: final losses apart, as a share of what there is to learn", apart, ".4f"
+        )
+        numbers[f"{name}_variation"] = median_of(
+            "the same: total variation of the attention", [row["variation"] for row in rows]
+        )
+    return numbers
+
+
+def transferred(kept: Kept) -> dict[str, Measured]:
+    """Samples until positions are seen with a pretrained V, against T and from scratch, and how walking compares."""
+
+    def of(method: str, seq_len: int, **settings: Any) -> dict[str, Any]:
+        return dict(select(kept["transfer"], method=method, seq_len=seq_len, **settings)[0]["result"])
+
+    def sights(method: str, c: float) -> list[np.ndarray]:
+        return [transfer.first_sight(of(method, T, correlation=c)) for T in transfer.LENGTHS]
+
+    (scratch,) = select(kept["transfer"], method="scratch, large", seq_len=LONGEST)
+    large = transfer.first_sight(scratch["result"]) - 2 * scratch["settings"]["dial"]  # without its round
+    numbers = {
+        f"slope_{name}": slope_of(
+            f"$c = {c}$: exponent of $T$ in the samples until positions are seen", transfer.LENGTHS, sights("listen", c)
+        )
+        for name, c in (("half", 0.5), ("fifth", 0.2))
+    }
+    for name, c in (("half", 0.5), ("fifth", 0.2)):
+        numbers[f"sooner_{name}"] = bootstrap(
+            f"$c = {c}$, $T = {LONGEST}$: samples from scratch until the same, over those with transfer",
+            lambda theirs, ours: np.median(theirs) / np.median(ours),
+            large,
+            sights("listen", c)[-1],
+            format=".1f",
+        )
+    above, below = of("scratch, large", LONGEST), of("listen", LONGEST, correlation=0.5)
+
+    def saved(drawn: np.ndarray) -> float:
+        tasks = drawn.astype(int)
+        return transfer.samples_for(above, tasks) / transfer.samples_for(below, tasks)
+
+    numbers["total"] = bootstrap(
+        f"$c = 0.5$, $T = {LONGEST}$: the same for both errors below {transfer.EPSILON}",
+        saved,
+        np.arange(len(transfer.CONFIRMING)),
+        format=".1f",
+    )
+    numbers["mirrored"] = ratio_of(
+        f"$c = -0.5$, $T = {LONGEST}$: samples until positions are seen, times those at $0.5$",
+        sights("listen", -0.5)[-1],
+        sights("listen", 0.5)[-1],
+    )
+    numbers["slope_walk"] = slope_of(
+        "small steps from $c = 0.5$: exponent of $T$ in the samples of stage 1",
+        transfer.LENGTHS,
+        sights("walk, small", 0.5),
+    )
+    return numbers
+
+
 # The claims
 
 FAMILY = "three tokens, uniform $\\mu$, two positions for each query with weights of at least $1/4$, $K_P = 0.3$"
@@ -590,6 +744,104 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         verdict="holds within a stated range",
         range="for training that sees each sample once. If it may repeat its samples, it needs no more at $T = 500$.",
+    ),
+    Claim(
+        name="real-layer",
+        title="A standard layer finds the same two things",
+        text="A standard transformer layer, trained by Adam on the cross-entropy, finds $Q$ in its attention and $P$ "
+        "in its answers, and a task with the same $P$ that was learned before saves it samples.",
+        of="this book",
+        chapter="real_layer",
+        setting="Token and position embeddings, one softmax head, residuals, layer norms and an MLP, width "
+        f"{layer.WIDTH}, on {len(layer.CONFIRMING)} tasks with three tokens and two positions for each query, after "
+        f"{layer.STEPS * layer.BATCH_SIZE:,} samples with $T = {layer.SEQ_LEN}$ and $K_P = {layer.K_P}$. Transfer with "
+        f"$T = {layer.TRANSFER_LEN}$ and $K_P = {layer.TRANSFER_K_P}$, to tasks with a new $Q$: samples until half of "
+        f"the prediction has been found. Step sizes were chosen on {len(layer.TUNING)} other tasks.",
+        experiments=("layer",),
+        measure=real_layer,
+        bounds=(
+            Bound("attention", most=0.15, core=True),
+            Bound("tokens", most=0.05, core=True),
+            Bound("nats", most=1, core=True),
+            Bound("what", least=1.25),
+            Bound("everything", least=1.25),
+        ),
+        verdict="holds within a stated range",
+        range="for what it finds. That transfer saves a fifth of the samples or more is so in the median; with what "
+        "follows what carried, the interval begins a little below.",
+    ),
+    Claim(
+        name="probes",
+        title="A learned direction is not what a long context asks for",
+        text="Gradients that listen along directions of $V$ which are drawn, and not learned, see what matters after a "
+        "number of samples that hardly grows with the length of the context.",
+        of="this book",
+        chapter="probes",
+        setting=f"{probes.TASKS} tasks for each $T$: {FAMILY}. All four directions, squared and added, and a second "
+        "look along the $V$ that they give; or one direction, in either sign. For an error, a second stage follows; "
+        f"there are {price.TASKS} tasks, and the size of a look is chosen on {price.CHOOSING} others.",
+        experiments=("price", "probes"),
+        measure=drawn_directions,
+        bounds=(
+            Bound("slope", most=0.2, core=True),
+            Bound("large", least=1.25, core=True),
+            Bound("small", least=1.25, core=True),
+            Bound("screen", most=5, core=True),
+            Bound("one", most=2),
+        ),
+        verdict="holds within a stated range",
+        range="for all $(N-1)^2$ directions together, each of which is a gradient of its own. A single one is deaf to "
+        "some tasks, and the number of tokens still counts.",
+    ),
+    Claim(
+        name="links",
+        title="Softmax and linear transformers learn alike",
+        text="Softmax and linear transformers learn similar attention maps and value matrices, and end at a similar "
+        "loss.",
+        of="the paper",
+        chapter="softmax_link",
+        setting=f"For $T = {links.LENGTHS[0]}$ and $T = {links.LENGTHS[1]}$ {len(links.CONFIRMING)} tasks: {FAMILY}. "
+        f"Softmax attention by Adam and linear attention by SGD, {links.BUDGET:,} samples each, step sizes tuned on "
+        f"{len(links.TUNING)} other tasks; linear attention by the default recipe, which takes twice as many.",
+        experiments=("links",),
+        measure=links_alike,
+        bounds=(
+            Bound("two_V", least=0.95, core=True),
+            Bound("two_A", least=0.95, core=True),
+            Bound("two_loss", most=0.01, core=True),
+            Bound("two_variation", most=0.1, core=True),
+            Bound("plain_V", least=0.95),
+            Bound("plain_A", least=0.95),
+            Bound("plain_loss", most=0.01),
+            Bound("plain_variation", most=0.1),
+        ),
+        verdict="holds within a stated range",
+        range="where both come to their end: the linear one by two stages. By plain SGD it does not.",
+    ),
+    Claim(
+        name="transfer",
+        title="A related task saves the first stage",
+        text="With a non-trivial correlation between two tasks, even a weak one, training that starts from the model "
+        "of the first skips the stage that is hungry for samples.",
+        of="the paper",
+        chapter="transfer",
+        setting=f"Pairs of tasks that share $\\mu$, with $K_P = {transfer.SIZE['K_P']}$ for both and a new $Q$: three "
+        f"tokens, two positions for each query; {len(transfer.CONFIRMING)} pairs for each of {len(transfer.LENGTHS)} "
+        f"lengths from $T = {transfer.LENGTHS[0]}$ to {transfer.LENGTHS[-1]}. Listening reads the gradients of $A$ at "
+        "the pretrained $V$, in both directions; small steps walk from it, with a dial chosen on "
+        f"{len(transfer.TUNING)} other pairs.",
+        experiments=("transfer",),
+        measure=transferred,
+        bounds=(
+            Bound("slope_half", -0.25, 0.25, core=True),
+            Bound("slope_fifth", -0.25, 0.25, core=True),
+            Bound("sooner_half", least=2, core=True),
+            Bound("mirrored", 0.5, 2, core=True),
+            Bound("slope_walk", -0.25, 0.25),
+        ),
+        verdict="holds within a stated range",
+        range="if gradients are read before they are walked along. Small steps from the pretrained model keep a power "
+        "of $T$; and at 0.2 what is read pays, against large steps from scratch, at longer contexts only.",
     ),
 )
 

@@ -6,6 +6,7 @@ One idea a module, dependencies in one direction:
 ``model`` the one-layer linear transformer; ``objective`` loss and gradients, on a batch and in the population;
 ``geometry`` the mu-weighted norms and the projections; ``theory`` the two numbers that summarise training;
 ``screening`` and ``proximal`` what keeps attention sparse; ``stages`` of training, and ``training`` that runs them;
+``probes`` and ``transfer``, other ways to start; ``rivals``, ``links``, ``layer`` and ``estimators`` to compare with;
 ``store`` results of long runs; ``figures``, ``explorables``, ``checks``, ``report`` what the chapters share.
 
 Shapes, everywhere: N is ``vocab_size``, T is ``seq_len``, B is ``batch_size``. ``P`` and ``V`` are (N, N) and ``Q`` and

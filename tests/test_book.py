@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from scb_nb import SCBTask, checks, distances, explorables, fit, geometry, proximal
+from scb_nb import Batch, SCBTask, batch_gradients, checks, distances, explorables, fit, geometry, proximal, screening
 from scb_nb.chains import stationary_distribution
 from scb_nb.checks import EXERCISES, check
 from scb_nb.rivals import Trim
 from scb_nb.stages import Descent, State
 from scb_nb.stream import Source
+from scb_nb.transfer import warm_start
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = [
@@ -31,7 +32,11 @@ CHAPTERS = [
         "stage_one",
         "stage_two",
         "against_sgd",
+        "transfer",
+        "softmax_link",
         "limit",
+        "probes",
+        "real_layer",
     )
 ]
 chapters = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
@@ -47,7 +52,11 @@ RIGHT_CHOICES = {
     "stage-one-predict": "b",
     "stage-two-predict": "c",
     "against-sgd-predict": "b",
+    "softmax-link-predict": "c",
+    "transfer-predict": "b",
     "limit-predict": "c",
+    "probes-predict": "c",
+    "real-layer-predict": "a",
 }
 
 
@@ -107,9 +116,38 @@ def mend(state: State, source: Source, trim: bool = True, put_back: bool = True,
     return state.V, state.A
 
 
+def worth(c: float, star: float) -> float:
+    return star * c**2 / (1 - c**2)
+
+
+def votes(V: torch.Tensor, batch: Batch, mu: torch.Tensor, critical: float = 4.93) -> int:
+    """The transfer chapter's exercise: which way round the V is by which something stands out."""
+    start = warm_start(V, mu, batch.tokens.shape[1])
+    pull = -batch_gradients(start.V, start.A, batch).A / mu
+    height = (pull - pull.median(0).values) / screening.noise_level(pull, mu)
+    return int(((height > critical).sum() - (height < -critical).sum()).sign())
+
+
 def pooled_noncentrality(P: np.ndarray, mu: np.ndarray, weights: np.ndarray, n: int) -> float:
     average = mu @ np.broadcast_to(weights, mu.shape)
     return float(n * average**2 * (mu * (P - mu[:, None]) ** 2 / mu[:, None]).sum())
+
+
+def mean_price(H: int, d: int, critical: Callable[[int], float]) -> float:
+    """Chapter "Is stage 1 necessary?": samples of H of d probes in the mean, over those of all."""
+    if d == H:
+        return 1.0
+    return (critical(H) - H) / (critical(d) - d) * (d - 2) / (H - 2) if H > 2 else np.inf
+
+
+def score_gradient(weights: np.ndarray, outputs: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    pulls = outputs @ gradient
+    return weights * (pulls - weights @ pulls)
+
+
+def induced_move(a: np.ndarray, g: np.ndarray, rate: float) -> np.ndarray:
+    pulled = a * (g - a @ g)
+    return np.asarray(-rate * a * (pulled - a @ pulled))
 
 
 @chapters
@@ -234,6 +272,19 @@ def test_derivations_accept_the_solution_and_refuse_near_misses() -> None:
         verdict = check("against-sgd-derive", wrong)
         assert not verdict
         assert hint in verdict.message
+    assert check("transfer-derive", worth)
+    for wrong, hint in (
+        (lambda c, star: star * c**2, "small correlations"),
+        (lambda c, star: star * (1 - c**2) / c**2, "Upside down"),
+        (lambda c, star: star * abs(c) / (1 - abs(c)), "its square"),
+        (lambda c, star: c**2 / (1 - c**2), "units of n_star"),
+        (lambda c, star: 1.01 * worth(c, star), "off by"),
+        (lambda c, star: [worth(c, star)], "one number"),
+        (lambda c, star: worth(max(c, 0.0), star), "off by"),
+    ):
+        verdict = check("transfer-derive", wrong)
+        assert not verdict
+        assert hint in verdict.message
     assert check("limit-derive", pooled_noncentrality)
     for wrong, hint in (
         (lambda P, mu, q, n: pooled_noncentrality(P, mu, np.sqrt(mu @ q**2), n), "separate tables"),
@@ -245,6 +296,48 @@ def test_derivations_accept_the_solution_and_refuse_near_misses() -> None:
         (lambda P, mu, q, n: q, "one number"),
     ):
         verdict = check("limit-derive", wrong)
+        assert not verdict
+        assert hint in verdict.message
+    assert check("probes-derive", mean_price)
+    for wrong, hint in (
+        (lambda H, d, critical: (critical(H) - H) / (critical(d) - d) * d / H, "does not exist"),
+        (lambda H, d, critical: mean_price(H, d, critical) if d > H else np.inf, "left to chance"),
+        (lambda H, d, c: mean_price(H, d, c) if H in (1, 2, d) else (c(H) - H) / (c(d) - d) * d / H, "mean share"),
+        (lambda H, d, c: mean_price(H, d, c) if H in (1, 2, d) else (d - 2) / (H - 2), "changes with H"),
+        (lambda H, d, c: mean_price(H, d, c) if H in (1, 2, d) else c(H) / c(d) * (d - 2) / (H - 2), "sums to H"),
+        (lambda H, d, c: mean_price(H, d, c) * (1 if H in (1, 2, d) else ((H - 2) / (d - 2)) ** 2), "wrong way up"),
+        (lambda H, d, critical: 1.01 * mean_price(H, d, critical) if d > H else 1, "is off"),
+        (lambda H, d, critical: [1.0], "one number"),
+        (lambda H, d, critical: np.nan, "does not exist"),
+    ):
+        verdict = check("probes-derive", wrong)
+        assert not verdict
+        assert hint in verdict.message
+    assert check("real-layer-derive", score_gradient)
+    for wrong, hint in (
+        (lambda a, o, g: a * (o @ g), "sum to one"),
+        (lambda a, o, g: o @ g - a @ o @ g, "through its weight"),
+        (lambda a, o, g: a * (o @ g - (o @ g).mean()), "plain mean"),
+        (lambda a, o, g: -score_gradient(a, o, g), "other way round"),
+        (lambda a, o, g: score_gradient(a, o, g)[:3], "shape"),
+        (lambda a, o, g: score_gradient(a, o, 2 * g), "off by"),
+    ):
+        verdict = check("real-layer-derive", wrong)
+        assert not verdict
+        assert hint in verdict.message
+
+    assert check("softmax-link-derive", induced_move)
+    for wrong, hint in (
+        (lambda a, g, rate: -induced_move(a, g, rate), "which way"),
+        (lambda a, g, rate: induced_move(a, g, 1.0), "rate"),
+        (lambda a, g, rate: -rate * a * (g - a @ g), "one Jacobian"),
+        (lambda a, g, rate: -rate * a**2 * (g - a @ g), "sum of your move"),
+        (lambda a, g, rate: -rate * a**2 * g, "common to all"),
+        (lambda a, g, rate: -rate * (g - g.mean()), "linear link"),
+        (lambda a, g, rate: 2 * induced_move(a, g, rate), "by hand"),
+        (lambda a, g, rate: induced_move(a, g, rate)[:-1], "shape"),
+    ):
+        verdict = check("softmax-link-derive", wrong)
         assert not verdict
         assert hint in verdict.message
 
@@ -292,6 +385,29 @@ def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
         verdict = check("against-sgd-experiment", wrong)
         assert not verdict
         assert hint in verdict.message
+    assert check("transfer-experiment", votes)
+    for wrong, hint in (
+        (lambda V, batch, mu: 1, "of no use"),
+        (lambda V, batch, mu: max(0, votes(V, batch, mu)), "upside down"),
+        (lambda V, batch, mu: -votes(V, batch, mu), "wrong way round"),
+        (lambda V, batch, mu: votes(V, batch, mu, critical=3.2), "Noise alone"),
+        (lambda V, batch, mu: votes(V, batch, mu, critical=30.0), "too much"),
+        (lambda V, batch, mu: 0.5, "Return -1, 0 or 1"),
+    ):
+        verdict = check("transfer-experiment", wrong)
+        assert not verdict
+        assert hint in verdict.message
+    task, attention = checks.softmax_link._trained()
+    assert check("softmax-link-experiment", task.support)
+    assert check("softmax-link-experiment", task.support.tolist())
+    assert check("softmax-link-experiment", lambda found: task.support)
+    height = np.abs(attention - np.median(attention, axis=0))
+    on_A = attention - np.median(attention, axis=0) > 4 * 1.4826 * np.median(height, axis=0)
+    assert on_A.sum() > 20, "or the obvious answer would do"
+    assert "log A" in check("softmax-link-experiment", on_A).message
+    assert "missing" in check("softmax-link-experiment", attention > 0.9).message
+    assert "boolean" in check("softmax-link-experiment", attention).message
+    assert "shape" in check("softmax-link-experiment", task.support.T).message
     upwards, either, _ = checks.limit._looks()
     assert upwards + 2 < either, "or there is nothing to see"
     assert check("limit-experiment", (upwards, either))
@@ -302,6 +418,24 @@ def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
     assert "second is off" in check("limit-experiment", (upwards, 24)).message
     assert "numbers of tasks" in check("limit-experiment", (0.4, 0.5)).message
     assert "two numbers" in check("limit-experiment", upwards).message
+    three, nine = checks.probes._counts()
+    assert three + 4 < nine, "or there is nothing to see"
+    assert check("probes-experiment", (three, nine))
+    assert check("probes-experiment", [three, nine])
+    assert "other way round" in check("probes-experiment", (nine, three)).message
+    assert "first number is off" in check("probes-experiment", (three - 4, nine)).message
+    assert "second number is off" in check("probes-experiment", (three, three)).message
+    assert "Both are off" in check("probes-experiment", (1, 2)).message
+    assert "numbers of tasks" in check("probes-experiment", (0.4, 0.5)).message
+    assert "two numbers" in check("probes-experiment", three).message
+    shorter = checks.real_layer._half(1, 1) / checks.real_layer._half(4, 4)
+    assert check("real-layer-experiment", shorter)
+    assert "other way round" in check("real-layer-experiment", 1 / shorter).message
+    only = checks.real_layer._half(1, 1) / checks.real_layer._half(1, 4)
+    assert "only the embedding" in check("real-layer-experiment", only).message
+    assert "anew" in check("real-layer-experiment", 10 * shorter).message
+    assert "positive" in check("real-layer-experiment", -2).message
+    assert "one number" in check("real-layer-experiment", (7_000, 3_000)).message
 
 
 @pytest.mark.parametrize(
@@ -315,7 +449,12 @@ def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
         "stage-two-derive",
         "against-sgd-derive",
         "against-sgd-experiment",
+        "transfer-derive",
+        "transfer-experiment",
         "limit-derive",
+        "probes-derive",
+        "softmax-link-derive",
+        "real-layer-derive",
     ],
 )
 def test_untouched_stub_counts_as_not_answered(name: str) -> None:
@@ -415,8 +554,9 @@ def replay(task: SCBTask, **options: Any) -> explorables.Explorable:
         explorables.phase_portrait,
         lambda: explorables.phase_portrait(K_P=0.37, K_Q=0.2, seq_len=77, ratio=0.3, start=(0.5, -0.25)),
         lambda: replay(SCBTask.random(3, 10, 2, K_P=0.3, seed=0)),
+        lambda: explorables.correlation_dial(SCBTask.random(3, 11, 2, K_P=0.2, seed=0)),
     ],
-    ids=["contextual_bigram", "phase_portrait", "phase_portrait elsewhere", "training_replay"],
+    ids=["contextual_bigram", "phase_portrait", "phase_portrait elsewhere", "training_replay", "correlation_dial"],
 )
 def test_explorable_is_self_contained_and_carries_a_still(make: Callable[[], explorables.Explorable]) -> None:
     bundle = make()._repr_mimebundle_()
@@ -463,6 +603,36 @@ def test_training_replay_shows_a_run_as_it_was() -> None:
             replay(wrong)
     with pytest.raises(ValueError, match="K_P"):
         replay(SCBTask.random(3, 10, 2, K_P=0, seed=0))
+
+
+def test_correlation_dial_shows_the_first_look() -> None:
+    """Heights from its data are those of a batch at that V; what is told is what they show."""
+    task = SCBTask.random(3, 21, 2, K_P=0.2, q_floor=0.5, seed=1)
+    P, _, mu = (tensor.double() for tensor in task.tensors(like=torch.empty((), dtype=torch.float64)))
+    explorable = explorables.correlation_dial(task, seed=3, correlation=-0.6, samples=4_000)
+    data, _ = json.JSONDecoder().raw_decode(explorable._repr_html_().split("const data = ", 1)[1])
+    place, along = data["opening"]["samples"], P - mu[:, None]
+    assert data["samples"][place] == 4_000
+    assert data["correlations"][data["opening"]["correlation"]] == -0.6
+    batch = task.sample(32_000, 3, device="cpu")[:4_000]
+    start = State.uniform(mu, 21)
+    pull = -batch_gradients(start.V + along / geometry.norm(along, mu), start.A, batch).A / mu
+    np.testing.assert_allclose(np.reshape(data["heard"][place][0], (21, 3)), pull, rtol=1e-4)
+    assert np.reshape(data["read"], (21, 3)).tolist() == task.support.tolist()
+    told = [int(n) for n in re.findall(r"(\d+) stand out upwards and (\d+) downwards", explorable.alt)[0]]
+    assert told == [0, 6]
+    assert "Correlation \u22120.60, 4,000 samples" in explorable.alt
+    # The other direction knows nothing of P.
+    assert re.search(r"0 stand out upwards and 0 .* no number", explorables.correlation_dial(task, correlation=0).alt)
+    needed = (data["critical"] / (0.6 * data["signal"])) ** 2
+    assert f"about {float(f'{needed:.2g}'):,.0f} samples" in explorable.alt
+    for wrong in ({"correlation": 0.51}, {"correlation": 2}, {"samples": 300}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            explorables.correlation_dial(task, **wrong)
+    for sizes in ({"vocab_size": 2}, {"seq_len": 300}, {"mu_ratio": 2}, {"K_P": 0}):
+        refused = SCBTask.random(**{"vocab_size": 3, "seq_len": 9, "sparsity": 2, "seed": 0, **sizes})
+        with pytest.raises(ValueError, match="task"):
+            explorables.correlation_dial(refused)
 
 
 def test_live_explorable_redraws_when_a_slider_moves() -> None:

@@ -166,6 +166,21 @@ def plain_as_default(kept: claims.Kept) -> None:
             record["result"] = good
 
 
+def unlike(kept: claims.Kept) -> None:
+    """Let the models have nothing in common."""
+    for record in claims.select(kept["links"], kind="alike"):
+        for rows in record["result"].values():
+            for row in rows:
+                row |= {"cosine_V": 0.0, "cosine_A": 0.0}
+
+
+def listening_like_walking(kept: claims.Kept) -> None:
+    """Let listening take as many samples as small steps do."""
+    for record in claims.select(kept["transfer"], method="listen", correlation=0.5):
+        wanted = {"method": "walk, small", "correlation": 0.5, "seq_len": record["settings"]["seq_len"]}
+        record["result"] = claims.select(kept["transfer"], **wanted)[0]["result"]
+
+
 SPOILERS: dict[str, Callable[[claims.Kept], None]] = {
     "recovery": lambda kept: scale(kept["bar"], 10),
     "first-stage": same_at_every_length,
@@ -175,6 +190,9 @@ SPOILERS: dict[str, Callable[[claims.Kept], None]] = {
     "small-rate": plain_as_default,
     "rivals": lambda kept: [scale(kept["rivals"], 0.02, method=method) for method in rivals.STEP_SIZES],
     "price": lambda kept: scale(kept["price"], 10, method="screen and EM"),
+    "links": unlike,
+    "probes": lambda kept: scale(kept["probes"], 10, what="once"),
+    "transfer": listening_like_walking,
 }
 
 

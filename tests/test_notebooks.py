@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import notebooks  # noqa: E402
 from run_notebooks import find_notebooks  # noqa: E402
 
+from scb_nb import report  # noqa: E402
+
 SOURCES = find_notebooks(ROOT, [])
 every_page = pytest.mark.parametrize("page", SOURCES)
 
@@ -125,3 +127,12 @@ def test_without_a_site_it_says_what_to_do(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["notebooks", "student", "--root", str(tmp_path)])
     assert notebooks.main() == 2
     assert "make book first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["it's", '"', 7, -7, 0.5, -1e-300, float("inf")])
+def test_what_was_recorded_is_read_back(value, monkeypatch):
+    shown: list[dict[str, str]] = []
+    monkeypatch.setattr(report, "display", lambda data, **options: shown.append(data))
+    report.record(name=value)
+    (text,) = shown[0].values()
+    assert notebooks.recorded(text) == value

@@ -18,6 +18,7 @@ from scb_nb import (
     batch_gradients,
     distances,
     fit,
+    links,
     population_gradients,
     population_loss,
     record,
@@ -26,13 +27,18 @@ from scb_nb import (
     validate,
 )
 from scb_nb.estimators import chi_squared, expectation_maximisation, moment_screen, screened_estimate
+from scb_nb.layer import TransformerLayer, attention_map, carry, readings, score_table, token_map
+from scb_nb.layer import train as train_layer
+from scb_nb.links import LinkDescent, least_nats_lost
 from scb_nb.model import predict
 from scb_nb.objective import reference_gradients
+from scb_nb.probes import Probes, random_probes
 from scb_nb.rivals import PlainDescent, Trim
 from scb_nb.stages import Descent, LargeSteps, SmallSteps, SparseDescent, State
 from scb_nb.store import Store
 from scb_nb.stream import BatchStream
 from scb_nb.training import estimate_mu
+from scb_nb.transfer import correlation, related_task, warm_start
 from tests.helpers import double
 
 NAN, INF = math.nan, math.inf
@@ -54,6 +60,15 @@ def with_entry(matrix: np.ndarray, value: float) -> np.ndarray:
 def random(**changes: object) -> SCBTask:
 
     return SCBTask.random(**{"vocab_size": 3, "seq_len": 5, "sparsity": 2, "seed": 0, **changes})  # type: ignore[arg-type]
+
+
+def layer(**changes: object) -> TransformerLayer:
+    sizes = {"vocab_size": 3, "seq_len": 5, "width": 4, "seed": 0, "device": "cpu"}
+    return TransformerLayer(**{**sizes, **changes})  # type: ignore[arg-type]
+
+
+def trained(**changes: object) -> object:
+    return train_layer(**{"layer": layer(), "source": stream(), "steps": 1, **changes})  # type: ignore[arg-type]
 
 
 def stream(**changes: object) -> object:
@@ -78,12 +93,21 @@ def large_steps(**changes: object) -> LargeSteps:
     return LargeSteps(**{"batch_size": 5, "round_size": 5, **changes})  # type: ignore[arg-type]
 
 
+def listening(**changes: object) -> Probes:
+    return Probes(**{"batch_size": 5, **changes})  # type: ignore[arg-type]
+
+
 def descent(kind: type[Descent] = Descent, **changes: object) -> Descent:
     return kind(**{"steps": 2, "batch_size": 5, "step_size": 0.1, **changes})  # type: ignore[arg-type]
 
 
 def rival(**changes: object) -> PlainDescent:
     return PlainDescent(**{"optimizer": "adam", "steps": 2, "batch_size": 5, "step_size": 0.1, **changes})  # type: ignore[arg-type]
+
+
+def link_descent(**changes: object) -> LinkDescent:
+    settings = {"link": "softmax", "optimizer": "adam", "steps": 2, "batch_size": 5, "step_size": 0.1, **changes}
+    return LinkDescent(**settings)  # type: ignore[arg-type]
 
 
 def climb(**changes: object) -> object:
@@ -308,6 +332,59 @@ BAD_INPUTS = [
     bad("batch[0]", TypeError, r"a batch takes a slice of samples such as batch\[:8\], got 0", lambda: BATCH[0]),
     bad("batch[[0, 1]]", TypeError, r"a batch takes a slice of samples .* got \[0, 1\]", lambda: BATCH[[0, 1]]),
     bad("batch[::-1]", ValueError, r"a batch takes slices with a step of at least 1, got slice", lambda: BATCH[::-1]),
+    # Layers
+    *[
+        bad(f"layer {name} {value!r}", error, rf"{name} must .* got {re.escape(got)}",
+            lambda name=name, value=value: layer(**{name: value}))
+        for name, value, error, got in (
+            ("vocab_size", 0, ValueError, "0"),
+            ("seq_len", 2.5, TypeError, "2.5"),
+            ("width", 0, ValueError, "0"),
+            ("width", "8", TypeError, "'8'"),
+            ("norm", 1, TypeError, "1"),
+            ("mlp", "yes", TypeError, "'yes'"),
+            ("seed", -1, ValueError, "-1"),
+            ("device", "quantum", ValueError, "'quantum'"),
+        )
+    ],
+    bad("layer batch", TypeError, r"batch must be an scb_nb\.Batch, got Tensor", lambda: layer()(P)),
+    bad("layer batch of other N", ValueError, r"batch must have vocab_size 3 and seq_len 5 .* got 4 and 5",
+        lambda: layer()(OTHER_SIZES)),
+    bad("layer batch of other T", ValueError, r"batch must have vocab_size 3 and seq_len 5 .* got 3 and 6",
+        lambda: layer().attention(OTHER_LENGTH)),
+    bad("map without a query", ValueError, r"batch must hold every query, got none with query",
+        lambda: attention_map(layer(), BATCH[:1])),
+    *[
+        bad(f"{function.__name__} of no layer", TypeError, r"layer must be a TransformerLayer, got Tensor",
+            lambda function=function: function(P))
+        for function in (score_table, token_map)
+    ],
+    bad("attention_map of no layer", TypeError, r"layer must be a TransformerLayer, got Tensor",
+        lambda: attention_map(P, BATCH)),
+    bad("readings samples", ValueError, r"batch_size must be an integer of at least 1, got 0",
+        lambda: readings(TASK, 0)),
+    *[
+        bad(f"train layer {name} {value!r}", error, rf"{name} must be .* got {re.escape(got)}",
+            lambda name=name, value=value: trained(**{name: value}))
+        for name, value, error, got in (
+            ("steps", 0, ValueError, "0"),
+            ("batch_size", 2.5, TypeError, "2.5"),
+            ("record_every", 0, ValueError, "0"),
+            ("step_size", -0.1, ValueError, "-0.1"),
+            ("step_size", None, TypeError, "None"),
+            ("decay", 1, TypeError, "1"),
+            ("source", BATCH, TypeError, "Batch"),
+            ("layer", P, TypeError, "Tensor"),
+        )
+    ],
+    bad("train layer of other N", ValueError, r"source must have vocab_size 4, seq_len 5 .* got 3, 5",
+        lambda: trained(layer=layer(vocab_size=4))),
+    bad("carry unknown", ValueError, r"parts must be among what, where, got 'why'",
+        lambda: carry(["why"], layer(), layer())),
+    bad("carry other width", ValueError, r"new must be built like old",
+        lambda: carry(["what"], layer(), layer(width=5))),
+    bad("carry from nothing", TypeError, r"old must be a TransformerLayer, got NoneType",
+        lambda: carry(["what"], None, layer())),
     # Models
     bad("V not square", ValueError, r"V must be a non-empty square matrix \(N, N\), got shape \(2, 3\)",
         lambda: LinearTransformer(GOOD_P[:2], GOOD_Q)),
@@ -463,10 +540,14 @@ BAD_INPUTS = [
             lambda make=make, name=name, value=value: make(**{name: value}))
         for kind, make, names in (
             ("LargeSteps", large_steps, ("batch_size", "round_size", "rounds", "max_steps")),
+            ("Probes", listening, ("batch_size", "max_steps")),
             ("Descent", descent, ("steps", "batch_size")),
             ("SmallSteps", lambda **changes: descent(SmallSteps, **changes), ("steps", "batch_size")),
             ("SparseDescent", lambda **changes: descent(SparseDescent, **changes), ("steps", "passes")),
             ("PlainDescent", rival, ("steps", "batch_size")),
+            ("LinkDescent", link_descent, ("steps", "batch_size")),
+            ("calibration_error", lambda **changes: links.calibration_error(MU[None], ON_META, **changes), ("bins",)),
+            ("least_nats_lost", lambda **changes: least_nats_lost(TASK, **changes), ("iterations",)),
             ("expectation_maximisation", climb, ("iterations",)),
         )
         for name in names
@@ -483,10 +564,13 @@ BAD_INPUTS = [
         for kind, make, name in (
             ("LargeSteps", large_steps, "visible"),
             ("LargeSteps", large_steps, "false_alarms"),
+            ("Probes", listening, "visible"),
+            ("Probes", listening, "false_alarms"),
             ("Descent", descent, "false_alarms"),
             ("SmallSteps", lambda **changes: descent(SmallSteps, **changes), "visible"),
             ("SparseDescent", lambda **changes: descent(SparseDescent, **changes), "false_alarms"),
             ("Trim", Trim, "false_alarms"),
+            ("probabilities", lambda **changes: links.probabilities(P, "raw", **changes), "floor"),
             ("moment_screen", lambda **changes: moment_screen(BATCH, **changes), "false_alarms"),
             ("screened_estimate", lambda **changes: screened_estimate(BATCH, **changes), "false_alarms"),
             ("fraction", lambda **changes: validate.fraction("share", changes["share"]), "share"),
@@ -509,6 +593,7 @@ BAD_INPUTS = [
         for kind, make, names in (
             ("Descent", descent, ("step_size", "step_size_A", "l1")),
             ("PlainDescent", rival, ("step_size", "step_size_A")),
+            ("LinkDescent", link_descent, ("step_size", "step_size_W")),
             ("expectation_maximisation", climb, ("tolerance",)),
         )
         for name in names
@@ -522,6 +607,29 @@ BAD_INPUTS = [
     ],
     bad("Descent step_size None", TypeError, r"step_size must be a finite number .* got None of type NoneType",
         lambda: descent(step_size=None)),
+    *[
+        bad(f"Probes {name} {value!r}", error, rf"{name} must be {words}",
+            lambda name=name, value=value: listening(**{name: value}))
+        for name, value, error, words in (
+            ("random", -1, ValueError, "an integer of at least 0, got -1"),
+            ("random", 2.0, TypeError, "an integer of at least 0, got 2.0 of type float"),
+            ("seed", -1, ValueError, "an integer of at least 0, got -1"),
+            ("seed", None, TypeError, "an integer .* got None"),
+            ("either_sign", 1, TypeError, "True or False, got 1"),
+            ("again", None, TypeError, "True or False, got None"),
+        )
+    ],
+    bad("Probes of one sign", ValueError, "random must be 0 if either_sign is False, got None",
+        lambda: listening(either_sign=False)),
+    bad("Probes too many", ValueError, "random must be an integer of at least 0 and at most 4, got 5",
+        lambda: fit(TASK.stream(0, device="cpu"), [listening(random=5)])),
+    bad("Probes none", ValueError, r"random must be at least 1 where V starts at mu 1\^T",
+        lambda: fit(TASK.stream(0, device="cpu"), [listening(random=0)])),
+    bad("random_probes too many", ValueError, "count must be an integer of at least 0 and at most 4, got 5",
+        lambda: random_probes(MU, 5, seed=0)),
+    bad("random_probes beside", ValueError, "count must be an integer of at least 0 and at most 3, got 4",
+        lambda: random_probes(MU, 4, seed=0, beside=P)),
+    bad("random_probes seed", TypeError, "seed must be an integer", lambda: random_probes(MU, 1, seed=0.5)),
     bad("PlainDescent step_size None", TypeError, r"step_size must be a finite number .* got None of type NoneType",
         lambda: rival(step_size=None)),
     *[
@@ -530,6 +638,57 @@ BAD_INPUTS = [
             lambda value=value: rival(optimizer=value))
         for value in ("Adam", "", None, 2)
     ],
+    *[
+        bad(f"LinkDescent {name} {value!r}", ValueError,
+            rf"{name} must be one of {allowed}, got " + re.escape(repr(value)),
+            lambda name=name, value=value: link_descent(**{name: value}))
+        for name, allowed in (
+            ("link", "linear, softmax, sparsemax"),
+            ("optimizer", "sgd, momentum, adam"),
+            ("loss", "squared, cross-entropy"),
+        )
+        for value in ("Softmax", "", None, 2, ["softmax"])
+    ],
+    *[
+        bad(f"{name} of another link", ValueError, "link must be one of linear, softmax, sparsemax, got 'hard'", call)
+        for name, call in (
+            ("attention", lambda: links.attention(Q, "hard")),
+            ("logits", lambda: links.logits(Q, "hard")),
+            ("pull_back", lambda: links.pull_back(Q, Q, "hard")),
+        )
+    ],
+    bad("probabilities of another head", ValueError, "head must be one of raw, simplex, softmax, got 'Raw'",
+        lambda: links.probabilities(P, "Raw")),
+    *[
+        bad(f"{name} of {what}", error, f"{argument} must be {words}", lambda call=call, value=value: call(value))
+        for name, argument, call in (
+            ("probabilities", "outputs", lambda value: links.probabilities(value, "raw")),
+            ("accuracy", "predictions", lambda value: links.accuracy(value, BATCH.target)),
+            ("calibration_error", "predictions", lambda value: links.calibration_error(value, BATCH.target)),
+            ("nats_lost", "predictions", lambda value: links.nats_lost(value, P)),
+        )
+        for what, value, error, words in (
+            ("a list", [[1.0]], TypeError, "a floating-point tensor, got list"),
+            ("whole numbers", torch.ones(2, 3, dtype=torch.int64), TypeError, "a floating-point tensor, got dtype"),
+            ("a vector", MU, ValueError, r"a non-empty matrix \(B, N\), got shape \(3,\)"),
+            ("nothing", torch.empty(0, 3), ValueError, r"a non-empty matrix \(B, N\), got shape \(0, 3\)"),
+        )
+    ],
+    *[
+        bad(f"{name} and another size", ValueError, rf"{argument} must have shape {shape} as the predictions", call)
+        for name, argument, shape, call in (
+            ("accuracy", "target", r"\(3,\)", lambda: links.accuracy(P, BATCH.target)),
+            ("calibration_error", "target", r"\(3,\)", lambda: links.calibration_error(P, BATCH.target)),
+            ("nats_lost", "bayes", r"\(3, 3\)", lambda: links.nats_lost(P, P[:2])),
+        )
+    ],
+    bad("accuracy of a list", TypeError, "target must be a tensor, got list", lambda: links.accuracy(P, [0, 1, 2])),
+    bad("nats_lost of an array", TypeError, "bayes must be a tensor, got ndarray",
+        lambda: links.nats_lost(P, TASK.P)),
+    bad("least_nats_lost of too many words", ValueError, "task must have at most 10,000 words .* got 59,049",
+        lambda: least_nats_lost(random(sparsity=5, vocab_size=9))),
+    bad("cross_entropy_gradients of no sample", ValueError, "batch must hold at least one sample, got none",
+        lambda: links.cross_entropy_gradients(P, Q, BATCH[:0])),
     bad("PlainDescent without an optimizer", TypeError, r"optimizer",
         lambda: PlainDescent(steps=1, batch_size=1, step_size=0.1)),
     *[
@@ -544,6 +703,7 @@ BAD_INPUTS = [
         for kind, make, names in (
             ("Descent", descent, ("precondition", "project", "average")),
             ("PlainDescent", rival, ("decay", "average")),
+            ("LinkDescent", link_descent, ("mirror", "decay")),
         )
         for name in names
         for value in ("no", None, 1)
@@ -680,6 +840,32 @@ BAD_INPUTS = [
         lambda: store(experiment=lambda: {}, settings=[{}])),
     # Numbers for the prose
     bad("record nothing", TypeError, r"record takes at least one name=value, got none", lambda: record()),
+    # transfer
+    bad("correlation shape", ValueError, r"other must have shape \(3, 3\), as mu has, got \(4, 4\)",
+        lambda: correlation(P, np.eye(4), MU)),
+    bad("correlation mu", ValueError, r"mu must have shape \(N,\), got \(1, 3\)",
+        lambda: correlation(P, P, MU[None])),
+    bad("correlation text", TypeError, r"P must be an array of real numbers", lambda: correlation("P", P, MU)),
+    bad("warm V", TypeError, r"V and mu must be tensors, got ndarray and Tensor",
+        lambda: warm_start(GOOD_P, MU, 5)),  # type: ignore[arg-type]
+    bad("warm shape", ValueError, r"V must be \(N, N\) and mu \(N,\), got shapes \(5, 3\) and \(3,\)",
+        lambda: warm_start(Q, MU, 5)),
+    bad("warm dtype", ValueError, r"mu must be torch\.float64 on cpu, as V is, got torch\.float32",
+        lambda: warm_start(P, MU.float(), 5)),
+    bad("warm length", ValueError, r"seq_len must be an integer of at least 1, got 0", lambda: warm_start(P, MU, 0)),
+    bad("warm theta", ValueError, r"theta must be a finite number of at least -1 and at most 1, got 1\.5",
+        lambda: warm_start(P, MU, 5, 1.5)),
+    bad("related task", TypeError, r"task must be an SCBTask, got ndarray",
+        lambda: related_task(GOOD_P, 0.5, seed=0)),  # type: ignore[arg-type]
+    bad("related correlation", ValueError, r"correlation must be a finite number of at least -1 and at most 1, got 2",
+        lambda: related_task(TASK, 2, seed=0)),
+    bad("related seed", TypeError, r"seed must be an integer .* got 0\.5",
+        lambda: related_task(TASK, 0.5, seed=0.5)),  # type: ignore[arg-type]
+    bad("related flag", TypeError, r"keep_Q must be True or False, got 1",
+        lambda: related_task(TASK, 0.5, seed=0, keep_Q=1)),  # type: ignore[arg-type]
+    bad("related signal", ValueError, r"task\.K_P must be a finite number of at least 1e-09, got",
+        lambda: related_task(random(K_P=0), 0.5, seed=0)),
+    bad("related floor", ValueError, r"q_floor must be", lambda: related_task(TASK, 0.5, seed=0, q_floor=2)),
 ]
 # fmt: on
 

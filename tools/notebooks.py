@@ -86,6 +86,14 @@ def blocks(text: str) -> Iterator[str | Directive]:
         yield "\n".join(plain)
 
 
+def recorded(text: str) -> Any:
+    """Return a value as it was before :func:`scb_nb.record` wrote it: a text in quotes, or a number, even infinite."""
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        return float(text)  # infinite, or none
+
+
 class Book:
     """What pages are called, and the number that the site gives to each thing with a label."""
 
@@ -154,9 +162,7 @@ class Book:
             raise ValueError(f"the site does not have {page} yet: make book first")
         outputs = [output for cell in nbformat.read(built, 4).cells for output in cell.get("outputs", [])]
         return {
-            output.metadata["scrapbook"]["name"]: ast.literal_eval(
-                output.data["application/papermill.record/text/plain"]
-            )
+            output.metadata["scrapbook"]["name"]: recorded(output.data["application/papermill.record/text/plain"])
             for output in outputs
             if "scrapbook" in output.get("metadata", {})
         }

@@ -6,9 +6,13 @@ from scb_nb.checks import (
     limit,
     linear_transformer,
     population_picture,
+    probes,
+    real_layer,
+    softmax_link,
     sparse_contextual_bigrams,
     stage_one,
     stage_two,
+    transfer,
 )
 from scb_nb.checks.bigrams import practice_texts
 from scb_nb.checks.core import EXERCISES, NOT_YET, Verdict, check
@@ -25,8 +29,12 @@ __all__ = [
     "linear_transformer",
     "population_picture",
     "practice_texts",
+    "probes",
+    "real_layer",
+    "softmax_link",
     "sparse_contextual_bigrams",
     "stage_one",
     "stage_two",
+    "transfer",
     "unknown_samples",
 ]

@@ -6,6 +6,7 @@ In a running notebook the ``live_*`` functions add ipywidgets sliders that have 
 """
 
 from scb_nb.explorables.core import LETTERS, Explorable
+from scb_nb.explorables.dial import correlation_dial
 from scb_nb.explorables.draw import contextual_bigram, live_contextual_bigram
 from scb_nb.explorables.plane import phase_portrait
 from scb_nb.explorables.replay import training_replay
@@ -14,6 +15,7 @@ __all__ = [
     "LETTERS",
     "Explorable",
     "contextual_bigram",
+    "correlation_dial",
     "live_contextual_bigram",
     "phase_portrait",
     "training_replay",

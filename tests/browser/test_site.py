@@ -416,6 +416,54 @@ def right_flow(explorable: Locator, data: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
+@pages("book/transfer")
+def test_correlation_dial_by_keyboard(visit):
+    page = visit.page
+    explorable, data = explorable_with(page, ".scb-heights")
+    state = right_look(explorable, data)
+    assert state["chosen"] == data["opening"]
+    assert state["summary"] == explorable.locator(".scb-still").get_attribute("alt")
+
+    tab_to(page, ".scb-explorable input[name=correlation]")
+    page.keyboard.press("ArrowRight")
+    after = right_look(explorable, data)
+    assert after["chosen"]["correlation"] == state["chosen"]["correlation"] + 1
+    assert after["summary"] != state["summary"]
+    assert after["levels"] != state["levels"]
+    page.keyboard.press("Home")
+    assert " 0 stand out upwards" in right_look(explorable, data)["summary"]
+    tab_to(page, ".scb-explorable input[name=samples]")
+    page.keyboard.press("End")
+    least = right_look(explorable, data)
+    assert " 0 stand out upwards and 6 downwards" in least["summary"]
+    assert "32,000 samples" in least["summary"]
+    assert visit.errors == []
+
+
+def right_look(explorable: Locator, data: dict[str, Any]) -> dict[str, Any]:
+    """What the explorable shows, once found to agree with heights computed here from its data."""
+    state = explorable.evaluate("""(root) => ({
+        chosen: Object.fromEntries([...root.querySelectorAll("input")].map(({ name, value }) => [name, Number(value)])),
+        levels: [...root.querySelectorAll(".scb-heights .scb-diamond")].map((dot) => dot.getAttribute("transform")),
+        summary: root.querySelector("[aria-live]").textContent,
+    })""")
+    c, n = data["correlations"][state["chosen"]["correlation"]], data["samples"][state["chosen"]["samples"]]
+    along, across = (np.reshape(each, (-1, data["tokens"])) for each in data["heard"][state["chosen"]["samples"]])
+    pull = c * along + np.sqrt(1 - c**2) * across
+    pull -= np.sort(pull, axis=0)[(len(pull) - 1) // 2]  # the lower median, as in PyTorch
+    height = pull / (1.4826 * np.sort(np.abs(pull).ravel())[(pull.size - 1) // 2])
+    read = np.reshape(data["read"], pull.shape)
+    up, down = (height > data["critical"]), (height < -data["critical"])
+    counts = (read & up).sum(), (read & down).sum(), (~read & (up | down)).sum()
+    pattern = r"Correlation (.*), ([\d,]+) samples: of (\d+) .* read, (\d+) stand .* and (\d+) down.*, and (\d+) of the"
+    told = re.search(pattern, state["summary"]).groups()
+    assert told[0].replace("\u2212", "-") == f"{c:.2f}"
+    assert told[1] == f"{n:,}"
+    assert tuple(int(each) for each in told[2:]) == (read.sum(), *counts)
+    assert ("no number of samples" in state["summary"]) == (c == 0)
+    return state
+
+
 @pages("book/stage_two")
 def test_training_replay_by_keyboard(visit):
     page = visit.page
