@@ -648,6 +648,31 @@ CLAIMS: tuple[Claim, ...] = (
         verdict="holds",
     ),
     Claim(
+        name="transfer",
+        title="A related task saves the first stage",
+        text="With a non-trivial correlation between two tasks, even a weak one, training that starts from the model "
+        "of the first skips the stage that is hungry for samples.",
+        of="the paper",
+        chapter="transfer",
+        setting=f"Pairs of tasks that share $\\mu$, with $K_P = {transfer.SIZE['K_P']}$ for both and a new $Q$: three "
+        f"tokens, two positions for each query; {len(transfer.CONFIRMING)} pairs for each of {len(transfer.LENGTHS)} "
+        f"lengths from $T = {transfer.LENGTHS[0]}$ to {transfer.LENGTHS[-1]}. Listening reads the gradients of $A$ at "
+        "the pretrained $V$, in both directions; small steps walk from it, with a dial chosen on "
+        f"{len(transfer.TUNING)} other pairs.",
+        experiments=("transfer",),
+        measure=transferred,
+        bounds=(
+            Bound("slope_half", -0.25, 0.25, core=True),
+            Bound("slope_fifth", -0.25, 0.25, core=True),
+            Bound("sooner_half", least=2, core=True),
+            Bound("mirrored", 0.5, 2, core=True),
+            Bound("slope_walk", -0.25, 0.25),
+        ),
+        verdict="holds within a stated range",
+        range="if gradients are read before they are walked along. Small steps from the pretrained model keep a power "
+        "of $T$; and at 0.2 what is read pays, against large steps from scratch, at longer contexts only.",
+    ),
+    Claim(
         name="small-batches",
         title="Preconditioned and $\\ell_1$-regularised training recovers nearly perfectly",
         text="Descent that is preconditioned, projected and regularised by $\\ell_1$ recovers $P$ and $Q$ nearly "
@@ -707,6 +732,31 @@ CLAIMS: tuple[Claim, ...] = (
         verdict="holds",
     ),
     Claim(
+        name="links",
+        title="Softmax and linear transformers learn alike",
+        text="Softmax and linear transformers learn similar attention maps and value matrices, and end at a similar "
+        "loss.",
+        of="the paper",
+        chapter="softmax_link",
+        setting=f"For $T = {links.LENGTHS[0]}$ and $T = {links.LENGTHS[1]}$ {len(links.CONFIRMING)} tasks: {FAMILY}. "
+        f"Softmax attention by Adam and linear attention by SGD, {links.BUDGET:,} samples each, step sizes tuned on "
+        f"{len(links.TUNING)} other tasks; linear attention by the default recipe, which takes twice as many.",
+        experiments=("links",),
+        measure=links_alike,
+        bounds=(
+            Bound("two_V", least=0.95, core=True),
+            Bound("two_A", least=0.95, core=True),
+            Bound("two_loss", most=0.01, core=True),
+            Bound("two_variation", most=0.1, core=True),
+            Bound("plain_V", least=0.95),
+            Bound("plain_A", least=0.95),
+            Bound("plain_loss", most=0.01),
+            Bound("plain_variation", most=0.1),
+        ),
+        verdict="holds within a stated range",
+        range="where both come to their end: the linear one by two stages. By plain SGD it does not.",
+    ),
+    Claim(
         name="rivals",
         title="Tuning does not save plain descent",
         text="SGD, momentum and Adam do not recover $P$ and $Q$ either when their step sizes, batches, decay and "
@@ -746,31 +796,6 @@ CLAIMS: tuple[Claim, ...] = (
         range="for training that sees each sample once. If it may repeat its samples, it needs no more at $T = 500$.",
     ),
     Claim(
-        name="real-layer",
-        title="A standard layer finds the same two things",
-        text="A standard transformer layer, trained by Adam on the cross-entropy, finds $Q$ in its attention and $P$ "
-        "in its answers, and a task with the same $P$ that was learned before saves it samples.",
-        of="this book",
-        chapter="real_layer",
-        setting="Token and position embeddings, one softmax head, residuals, layer norms and an MLP, width "
-        f"{layer.WIDTH}, on {len(layer.CONFIRMING)} tasks with three tokens and two positions for each query, after "
-        f"{layer.STEPS * layer.BATCH_SIZE:,} samples with $T = {layer.SEQ_LEN}$ and $K_P = {layer.K_P}$. Transfer with "
-        f"$T = {layer.TRANSFER_LEN}$ and $K_P = {layer.TRANSFER_K_P}$, to tasks with a new $Q$: samples until half of "
-        f"the prediction has been found. Step sizes were chosen on {len(layer.TUNING)} other tasks.",
-        experiments=("layer",),
-        measure=real_layer,
-        bounds=(
-            Bound("attention", most=0.15, core=True),
-            Bound("tokens", most=0.05, core=True),
-            Bound("nats", most=1, core=True),
-            Bound("what", least=1.25),
-            Bound("everything", least=1.25),
-        ),
-        verdict="holds within a stated range",
-        range="for what it finds. That transfer saves a fifth of the samples or more is so in the median; with what "
-        "follows what carried, the interval begins a little below.",
-    ),
-    Claim(
         name="probes",
         title="A learned direction is not what a long context asks for",
         text="Gradients that listen along directions of $V$ which are drawn, and not learned, see what matters after a "
@@ -794,54 +819,29 @@ CLAIMS: tuple[Claim, ...] = (
         "some tasks, and the number of tokens still counts.",
     ),
     Claim(
-        name="links",
-        title="Softmax and linear transformers learn alike",
-        text="Softmax and linear transformers learn similar attention maps and value matrices, and end at a similar "
-        "loss.",
-        of="the paper",
-        chapter="softmax_link",
-        setting=f"For $T = {links.LENGTHS[0]}$ and $T = {links.LENGTHS[1]}$ {len(links.CONFIRMING)} tasks: {FAMILY}. "
-        f"Softmax attention by Adam and linear attention by SGD, {links.BUDGET:,} samples each, step sizes tuned on "
-        f"{len(links.TUNING)} other tasks; linear attention by the default recipe, which takes twice as many.",
-        experiments=("links",),
-        measure=links_alike,
+        name="real-layer",
+        title="A standard layer finds the same two things",
+        text="A standard transformer layer, trained by Adam on the cross-entropy, finds $Q$ in its attention and $P$ "
+        "in its answers, and a task with the same $P$ that was learned before saves it samples.",
+        of="this book",
+        chapter="real_layer",
+        setting="Token and position embeddings, one softmax head, residuals, layer norms and an MLP, width "
+        f"{layer.WIDTH}, on {len(layer.CONFIRMING)} tasks with three tokens and two positions for each query, after "
+        f"{layer.STEPS * layer.BATCH_SIZE:,} samples with $T = {layer.SEQ_LEN}$ and $K_P = {layer.K_P}$. Transfer with "
+        f"$T = {layer.TRANSFER_LEN}$ and $K_P = {layer.TRANSFER_K_P}$, to tasks with a new $Q$: samples until half of "
+        f"the prediction has been found. Step sizes were chosen on {len(layer.TUNING)} other tasks.",
+        experiments=("layer",),
+        measure=real_layer,
         bounds=(
-            Bound("two_V", least=0.95, core=True),
-            Bound("two_A", least=0.95, core=True),
-            Bound("two_loss", most=0.01, core=True),
-            Bound("two_variation", most=0.1, core=True),
-            Bound("plain_V", least=0.95),
-            Bound("plain_A", least=0.95),
-            Bound("plain_loss", most=0.01),
-            Bound("plain_variation", most=0.1),
+            Bound("attention", most=0.15, core=True),
+            Bound("tokens", most=0.05, core=True),
+            Bound("nats", most=1, core=True),
+            Bound("what", least=1.25),
+            Bound("everything", least=1.25),
         ),
         verdict="holds within a stated range",
-        range="where both come to their end: the linear one by two stages. By plain SGD it does not.",
-    ),
-    Claim(
-        name="transfer",
-        title="A related task saves the first stage",
-        text="With a non-trivial correlation between two tasks, even a weak one, training that starts from the model "
-        "of the first skips the stage that is hungry for samples.",
-        of="the paper",
-        chapter="transfer",
-        setting=f"Pairs of tasks that share $\\mu$, with $K_P = {transfer.SIZE['K_P']}$ for both and a new $Q$: three "
-        f"tokens, two positions for each query; {len(transfer.CONFIRMING)} pairs for each of {len(transfer.LENGTHS)} "
-        f"lengths from $T = {transfer.LENGTHS[0]}$ to {transfer.LENGTHS[-1]}. Listening reads the gradients of $A$ at "
-        "the pretrained $V$, in both directions; small steps walk from it, with a dial chosen on "
-        f"{len(transfer.TUNING)} other pairs.",
-        experiments=("transfer",),
-        measure=transferred,
-        bounds=(
-            Bound("slope_half", -0.25, 0.25, core=True),
-            Bound("slope_fifth", -0.25, 0.25, core=True),
-            Bound("sooner_half", least=2, core=True),
-            Bound("mirrored", 0.5, 2, core=True),
-            Bound("slope_walk", -0.25, 0.25),
-        ),
-        verdict="holds within a stated range",
-        range="if gradients are read before they are walked along. Small steps from the pretrained model keep a power "
-        "of $T$; and at 0.2 what is read pays, against large steps from scratch, at longer contexts only.",
+        range="for what it finds. That transfer saves a fifth of the samples or more is so in the median; with what "
+        "follows what carried, the interval begins a little below.",
     ),
 )
 

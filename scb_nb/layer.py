@@ -305,7 +305,7 @@ def train(
 
 
 def carry(parts: Iterable[str], old: TransformerLayer, new: TransformerLayer) -> TransformerLayer:
-    """Put the parameters of the named :data:`PARTS`, "what" and "where", of ``old`` into ``new``, and return ``new``.
+    """Put the parameters of the named parts of ``old``, "what" and "where", into ``new``, and return ``new``.
 
     Raises
     ------

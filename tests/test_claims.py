@@ -174,6 +174,12 @@ def unlike(kept: claims.Kept) -> None:
                 row |= {"cosine_V": 0.0, "cosine_A": 0.0}
 
 
+def attending_elsewhere(kept: claims.Kept) -> None:
+    """Let the layer's attention have nothing in common with Q."""
+    for record in claims.select(kept["layer"], kind="learn"):
+        record["result"]["variation_Q"] = [1.0 for _ in record["result"]["variation_Q"]]
+
+
 def listening_like_walking(kept: claims.Kept) -> None:
     """Let listening take as many samples as small steps do."""
     for record in claims.select(kept["transfer"], method="listen", correlation=0.5):
@@ -191,6 +197,7 @@ SPOILERS: dict[str, Callable[[claims.Kept], None]] = {
     "rivals": lambda kept: [scale(kept["rivals"], 0.02, method=method) for method in rivals.STEP_SIZES],
     "price": lambda kept: scale(kept["price"], 10, method="screen and EM"),
     "links": unlike,
+    "real-layer": attending_elsewhere,
     "probes": lambda kept: scale(kept["probes"], 10, what="once"),
     "transfer": listening_like_walking,
 }
