@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from experiments import ablation, bar, layer, links, price, probes, rivals, stage_one, transfer
+from experiments import ablation, bar, layer, links, price, probes, rivals, stage_one, support, transfer
 from scb_nb import store
 from scb_nb.files import write_whole
 from scb_nb.store import Record
@@ -577,6 +577,14 @@ def transferred(kept: Kept) -> dict[str, Measured]:
         np.arange(len(transfer.CONFIRMING)),
         format=".1f",
     )
+    for name, c in (("one", 1.0), ("half", 0.5)):
+        numbers[f"named_{name}"] = bootstrap(
+            f"$c = {c:g}$, $T = {LONGEST}$: the same until exactly the support is named",
+            lambda theirs, ours: np.median(theirs) / np.median(ours),
+            support.until(kept["support"], "scratch, large", LONGEST),
+            support.until(kept["support"], "listen", LONGEST, correlation=c),
+            format=".1f",
+        )
     numbers["mirrored"] = ratio_of(
         f"$c = -0.5$, $T = {LONGEST}$: samples until positions are seen, times those at $0.5$",
         sights("listen", -0.5)[-1],
@@ -659,7 +667,7 @@ CLAIMS: tuple[Claim, ...] = (
         f"lengths from $T = {transfer.LENGTHS[0]}$ to {transfer.LENGTHS[-1]}. Listening reads the gradients of $A$ at "
         "the pretrained $V$, in both directions; small steps walk from it, with a dial chosen on "
         f"{len(transfer.TUNING)} other pairs.",
-        experiments=("transfer",),
+        experiments=("transfer", "support"),
         measure=transferred,
         bounds=(
             Bound("slope_half", -0.25, 0.25, core=True),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import double, every_sample, few_samples, small_stream, start_of
 
-from experiments import transfer
+from experiments import support, transfer
 from scb_nb import (
     SCBTask,
     align,
@@ -365,3 +365,28 @@ def test_experiment_starts_where_it_says() -> None:
         ends = rows[method]["ends"][0]
         assert [end["samples"] > rows[method]["first"][0] for end in ends] == [True] * 4
         assert max(ends[-1]["error_V"], ends[-1]["error_A"]) < 0.1
+
+
+# When exactly the support is named
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("listen", {"correlation": 1.0}), ("all probes", {}), ("scratch, large", {"dial": 1_500})],
+)
+def test_kept_samples_until_the_support_is_named(method: str, settings: dict[str, Any]) -> None:
+    options = {"correlation": 1.0, "dial": 0} | settings
+    again = [support.one(method, 100, seed, **options) for seed in range(4)]
+    wanted = {"method": method, "seq_len": 100, **settings}
+    (kept,) = (r["result"]["samples"] for r in store.kept("support") if wanted.items() == r["settings"].items())
+    assert again == kept[:4]
+    assert any(n is not None for n in again)
+
+
+def test_the_best_dial_counts_and_never_is_infinite() -> None:
+    runs = {1: [300, None, 500], 2: [100, 200, None], 3: [None, None, 1]}
+    records: Any = [
+        {"settings": {"method": "x", "seq_len": 9, "dial": dial}, "result": {"samples": n}} for dial, n in runs.items()
+    ]
+    assert support.until(records, "x", 9).tolist() == [100, 200, math.inf]
+    assert support.until(records, "x", 9, dial=3).tolist() == [math.inf, math.inf, 1]
