@@ -60,7 +60,7 @@ check: test ## everything: the tests, a build from nothing, the site in a browse
 bench: .venv/.ready ## time what should be fast
 	@$(BIN)/python benchmarks/bench.py
 
-experiments: .venv/.ready ## do the long runs that the book reports and that are not kept yet (more than an hour for all, on two cores)
+experiments: .venv/.ready ## do the long runs that the book reports and that are not kept yet (some three hours for all, on two cores)
 	@for name in bar stage_one ablation limits rivals price transfer support links probes layer; do $(BIN)/python -m experiments.$$name || exit 1; done
 
 claims: .venv/.ready ## print what is claimed and what was measured; fails where results are out of date

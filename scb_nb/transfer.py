@@ -1,4 +1,7 @@
-"""Transfer: pairs of tasks that share mu. Derived in the chapter "Transfer"; what is transferred is up to ``start``."""
+"""Transfer: pairs of tasks that share mu, and training that starts from what the first has taught V.
+
+Derived in the chapter "Transfer". :class:`scb_nb.probes.Probes` is the stage that listens from there.
+"""
 
 import numpy as np
 import torch
