@@ -40,6 +40,9 @@ def correlation(P: ArrayLike, other: ArrayLike, mu: ArrayLike) -> float:
 def warm_start(V: torch.Tensor, mu: torch.Tensor, seq_len: int, theta: float = 1.0) -> State:
     """Return the state with V = theta V_pre + (1 - theta) mu 1^T and uniform attention, for ``fit(..., start=...)``.
 
+    :class:`scb_nb.probes.Probes` and small steps start from this V. :class:`scb_nb.stages.LargeSteps`, the first of the
+    default stages, does not: it always begins at mu 1^T.
+
     Parameters
     ----------
     V : tensor of shape (N, N)

@@ -345,6 +345,38 @@ def test_least_nats_lost_is_a_floor_for_every_attention(size: tuple[int, int, in
     assert min(found) < 3 * least + 1e-4
 
 
+@pytest.mark.parametrize("size", [(3, 2, 2), (3, 3, 3)])
+def test_least_nats_lost_lets_each_query_add_its_multiple_of_mu(size: tuple[int, int, int]) -> None:
+    """Where every position is read and tokens differ in frequency, against the same minimum over samples; and if m = 0.
+
+    What A would put elsewhere is written out: m_k V mu, added to the outputs.
+    """
+    task = SCBTask.random(*size, K_P=0.3, mu_ratio=4, q_floor=0.2, seed=1)
+    P, Q, mu = double(task)
+    batch, weights = every_sample(task)
+    entropy = -torch.xlogy(weights, predict(P, Q, batch).gather(1, batch.target[:, None])[:, 0]).sum()
+    found = []
+    for free in (True, False):
+        V, A, m = (each.clone().requires_grad_() for each in (P.log(), Q, torch.zeros_like(mu)))
+        minimiser = torch.optim.LBFGS(
+            [V, A, m][: 2 + free], max_iter=300, line_search_fn="strong_wolfe", tolerance_grad=1e-10
+        )
+
+        def closure(
+            minimiser: Any = minimiser, V: torch.Tensor = V, A: torch.Tensor = A, m: torch.Tensor = m
+        ) -> torch.Tensor:
+            minimiser.zero_grad()
+            outputs = predict(V, A, batch) + m[batch.query][:, None] * (V @ mu)
+            loss = weights @ cross_entropy(outputs, batch.target, reduction="none")
+            loss.backward()
+            return loss
+
+        minimiser.step(closure)
+        found.append(float(closure().detach() - entropy))
+    assert links.least_nats_lost(task) == pytest.approx(found[0], rel=1e-5)
+    assert found[0] < 0.999 * found[1]
+
+
 def test_one_position_loses_nothing() -> None:
     for seed in range(3):
         assert abs(links.least_nats_lost(SCBTask.random(4, 10, 1, seed=seed, K_P=0.3))) < 1e-8
