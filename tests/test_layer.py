@@ -20,6 +20,7 @@ from scb_nb.layer import (
     token_map,
     train,
 )
+from scb_nb.training import Diverged
 
 TASK = SCBTask.random(3, 6, 2, K_P=0.2, mu_ratio=2, seed=0)
 SWITCHES = [(False, False), (True, False), (False, True), (True, True)]
@@ -231,6 +232,32 @@ def test_training_is_watched_without_being_changed_and_stops_when_told() -> None
     assert watched["nats"].tolist() == seen
 
 
+def test_defaults_are_those_that_are_documented() -> None:
+    layer, before = (TransformerLayer(3, 6, seed=0, device="cpu") for _ in range(2))
+    assert layer.width == 32
+    assert layer.mlp is not None
+    assert isinstance(layer.norm1, nn.LayerNorm)
+    assert isinstance(layer.norm2, nn.LayerNorm)
+    train(layer, small_stream(TASK, 1), steps=1)
+    assert float((flat(layer) - flat(before)).abs().max()) == pytest.approx(1e-3, rel=1e-3), "the first step of Adam"
+    assert train(layer, small_stream(TASK, 1), steps=21)["samples"].tolist() == [0, 1280, 2560, 2688]
+
+
+def test_a_loss_that_is_not_finite_stops_it() -> None:
+    for start in (float("nan"), float("inf")):
+        layer = layer_with()
+        with torch.no_grad():
+            layer.readout.bias[0] = start
+        with pytest.raises(Diverged, match=r"not finite at step 2, with a step size of 0\.01"):
+            train(layer, small_stream(TASK, 1), steps=5, batch_size=4, step_size=0.01, record_every=2)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_progress_is_shown_when_asked_for(progress: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    train(layer_with(), small_stream(TASK, 1), steps=3, batch_size=4, progress=progress)
+    assert ("3/3" in capsys.readouterr().err) == progress
+
+
 def test_seed_is_all_that_the_start_depends_on() -> None:
     torch.manual_seed(5)
     first = TransformerLayer(3, 6, 8, seed=1, device="cpu")
@@ -262,6 +289,13 @@ def test_parts_are_all_there_is_and_are_carried(norm: bool, mlp: bool) -> None:
     with torch.no_grad():
         new.readout.bias += 1
     assert not torch.equal(flat(old), flat(new)), "a copy, not the same tensors"
+
+
+def test_where_is_what_the_attention_depends_on_besides_the_tokens() -> None:
+    layer = layer_with()
+    layer.attention(few_samples(TASK, 20, seed=1))[:, 0].sum().backward()
+    used = {name.split(".")[0] for name, each in layer.named_parameters() if each.grad is not None}
+    assert used == {*PARTS["where"], "token", "norm1"}
 
 
 def test_it_learns_the_task() -> None:

@@ -77,7 +77,8 @@ def test_attention_and_its_logits(link: str, device: torch.device) -> None:
         assert (A >= 0).all()
         torch.testing.assert_close(A.sum(0), torch.ones_like(A[0]))
         torch.testing.assert_close(attention(W + torch.arange(3, device=device), link), A)
-        for wrong in (W, 2 * A, A - 1 / 40 + 1e-2 * W, A * math.nan):
+        uneven = A * torch.tensor([1.01, 0.99, 1.0], device=device)
+        for wrong in (W, 2 * A, A / 2, 2 * A - 1 / 40, uneven, A - 1 / 40 + 1e-2 * W, A * math.nan):
             with pytest.raises(ValueError, match="A must have probability vectors"):
                 logits(wrong, link)
     assert ((A == 0).any()) == (link == "sparsemax")
@@ -214,6 +215,13 @@ def test_zero_attention_stays_zero_under_softmax(device: torch.device) -> None:
         assert not torch.equal(end.A, start.A)
 
 
+def test_one_step_size_is_for_both() -> None:
+    one, both = (descent("softmax", "sgd", step_size=0.5, step_size_W=rate) for rate in (None, 0.5))
+    first, second = (fit(small_stream(TASK, 1), [stage]) for stage in (one, both))
+    assert torch.equal(first.A, second.A)
+    assert not torch.equal(first.A, start_of(TASK).A.float())
+
+
 def test_a_start_that_no_logits_make_is_refused() -> None:
     start = replace(somewhere(), A=2 * somewhere().A)
     with pytest.raises(ValueError, match="A must have probability vectors"):
@@ -282,6 +290,7 @@ def test_probabilities_sum_to_one_and_stay_above_a_floor(seed: int) -> None:
         torch.testing.assert_close(found.sum(1), torch.ones(9, dtype=torch.float64))
         assert found.min() > 0
     torch.testing.assert_close(links.probabilities(outputs, "softmax"), outputs.softmax(1))
+    torch.testing.assert_close(links.probabilities(outputs, "raw"), links.probabilities(outputs, "raw", floor=1e-3))
     row, raised = outputs[0], [max(float(each), 0.01) for each in outputs[0]]
     np.testing.assert_allclose(links.probabilities(outputs, "raw", 0.01)[0], np.array(raised) / sum(raised))
     near = proximal.project_simplex(row[:, None])[:, 0].clamp_min(0.01)

@@ -10,6 +10,7 @@ from typing import Any
 import jupytext
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -97,11 +98,16 @@ PIECES = {
     "{glue:text}`share:.1f` of them": "0.2 of them",
     "{doc}`chapter 1 <bigrams>` and {doc}`notation`": "chapter 1 and *Notation*",
     "by {prf:ref}`thm-plane`": "by Theorem 3.7",
+    "in {prf:ref}`the plane <thm-plane>`, {eq}`eq-flow`": "in the plane, (4.1)",
+    "{py:func}`that <scb_nb.fit>`": "`that`",
     "{py:func}`~scb_nb.checks.check`, {py:func}`scb_nb.fit`": "`check`, `scb_nb.fit`",
     "{cite}`ren2024scb`": "(Ren et al., 2024)",
     "(label)=\n# Title": "# Title",
+    "Text\n\n(label)=\n## Title": "Text\n\n## Title",
+    "````{grid} 2\n```{grid-item-card} Look\nHere\n```\n````": "**Look.** Here",
     "$$\nx\n$$ (eq-flow)": "$$\nx\n\\tag{4.1}\n$$",
-    "```{admonition} Look\n:class: tip\nHere: {glue:text}`share`\n```": "> **Look**\n>\n> Here: 0.25",
+    "```{admonition} Look\n:class: tip\n:name: x\nHere: {glue:text}`share`\n```": "> **Look**\n>\n> Here: 0.25",
+    "Before\n```{admonition} Look\nHere\n```\nAfter": "Before\n\n> **Look**\n>\n> Here\n\nAfter",
     "````{prf:proof}\n$1$\n````": "*Proof.* $1$ ∎",
     "````{prf:theorem} One $x$\n:label: thm-plane\n\nIt holds.\n````": "**Theorem 3.7** (One $x$).\n\nIt holds.",
     "```python\nx = '{doc}'\n```": "```python\nx = '{doc}'\n```",
@@ -127,6 +133,77 @@ def test_without_a_site_it_says_what_to_do(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["notebooks", "student", "--root", str(tmp_path)])
     assert notebooks.main() == 2
     assert "make book first" in capsys.readouterr().err
+
+
+PAGE = """---
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+# One
+
+It is {glue:text}`share:.2f`, said {cite}`three, two`. See {prf:ref}`ex-two`.
+
+```{code-cell} python
+---
+mystnb:
+  figure:
+    name: fig-ex-why
+    caption: Of {glue:text}`share`.
+---
+draw()
+```
+
+```{prf:definition}
+:label: def-ex-why
+It is.
+```
+
+```{exercise-start}
+:label: ex-why
+```
+Why?
+```{exercise-end}
+```
+
+```{solution-start} ex-why
+```
+Because.
+
+```{code-cell} python
+print("because")
+```
+
+```{solution-end}
+```
+"""
+WORKS = "@misc{three, author={A, X and B, Y and C, Z}, year={1}}\n@misc{two, author={D, X and E, Y}, year={2}}"
+
+
+def test_each_kind_is_written_to_its_folder_with_the_values_of_the_last_build(tmp_path, monkeypatch):
+    data = {"application/papermill.record/text/plain": "0.25"}
+    shown = [
+        new_output("display_data", data, metadata={"scrapbook": {"name": "share"}}),
+        new_output("stream", text="other"),
+    ]
+    built = tmp_path / "_build/html/_sources/book/one.ipynb"
+    for folder in (tmp_path / "book", built.parent):
+        folder.mkdir(parents=True)
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# One"), new_code_cell("", outputs=shown)]), built)
+    (tmp_path / "_toc.yml").write_text("{root: book/one, parts: [{chapters: [file: book/two]}]}")
+    (tmp_path / "book" / "references.bib").write_text(WORKS)
+    for name in ("one", "two"):
+        (tmp_path / "book" / f"{name}.md").write_text(PAGE.replace("ex-why", f"ex-{name}"))
+    for kind in ("student", "solutions"):
+        monkeypatch.setattr(sys, "argv", ["notebooks", kind, "book/one", "--root", str(tmp_path)])
+        assert notebooks.main() == 0
+        notebook = nbformat.read(tmp_path / "build" / kind / "book" / "one.ipynb", 4)
+        for text in (
+            "It is 0.25, said (A et al., 1; D and E, 2). See Exercise 1.\n\n*Fig. 1* Of 0.25.",
+            "**Definition 1**.\n\nIt is.\n\n### Exercise 1\n\nWhy?",
+        ):
+            assert text in prose(notebook)
+        assert ("Because." in prose(notebook)) == (kind == "solutions")
+        assert code(notebook) == ["draw()"] + ['print("because")'] * (kind == "solutions")
+        assert not (tmp_path / "build" / kind / "book" / "two.ipynb").exists()
 
 
 @pytest.mark.parametrize("value", ["it's", '"', 7, -7, 0.5, -1e-300, float("inf")])

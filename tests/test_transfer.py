@@ -66,6 +66,7 @@ def test_pairs_are_drawn_by_the_seed() -> None:
     assert np.abs(second.P - other.P).max() > 0.01
     assert (second.Q != other.Q).any()
     np.testing.assert_array_equal(related_task(first, 0.3, seed=1, keep_Q=True).Q, first.Q)
+    np.testing.assert_array_equal(related_task(first, 0.3, seed=1).Q, related_task(first, 0.3, seed=1, q_floor=0.3).Q)
     # of all directions, not always the same: the part beyond c D differs in angle
     angles = [
         correlation(related_task(first, 0.0, seed=s).P, related_task(first, 0.0, seed=0).P, first.mu) for s in (1, 2)
@@ -78,6 +79,7 @@ def test_there_is_not_always_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="correlation must be -1 or 1"):
         related_task(two, 0.5, seed=0)
     np.testing.assert_allclose(related_task(two, 1, seed=0).P, two.P)
+    np.testing.assert_allclose(related_task(two, -1, seed=0).P, 2 * two.mu[:, None] - two.P)
     strong = SCBTask.random(3, 5, 1, K_P=0.6, seed=0)
     monkeypatch.setattr("scb_nb.transfer.DRAWS", 50)
     with pytest.raises(ValueError, match=r"correlation -1\.0 was found .* a smaller K_P than 0\.6 leaves"):
