@@ -121,8 +121,8 @@ def fit(
         training asks for more. If the source has no ``mu``, that is estimated first, from the context tokens.
     stages : sequence of stages, optional
         What to run in turn, such as :class:`scb_nb.stages.LargeSteps`; by default
-        :func:`scb_nb.training.default_stages`. Those of :func:`scb_nb.probes.stages` need far fewer samples before the
-        first positions are found, and more gradients.
+        :func:`scb_nb.training.default_stages`. Where contexts are long, those of :func:`scb_nb.probes.stages` need
+        fewer samples before the first positions are found; and more gradients.
     start : State, optional
         Where to start instead of at V = mu 1^T and uniform attention. It is not changed.
     observers : iterable of functions

@@ -351,3 +351,8 @@ def test_second_stage_is_counted_without_the_first(kept: claims.Kept) -> None:
             assert found.any()
             assert np.ptp(samples[found]) == 0
             assert samples[found][0] >= steps * 64
+
+
+def test_the_support_is_named_sooner_with_transfer(kept: claims.Kept) -> None:
+    numbers = claims.transferred(kept)
+    assert numbers["named_one"].value > numbers["named_half"].value > 1

@@ -11,6 +11,7 @@ from helpers import double, every_sample, parameters, small_stream, start_of
 from scipy.integrate import solve_ivp
 from scipy.optimize import minimize
 
+from experiments import links as experiment
 from scb_nb import SCBTask, align, batch_gradients, fit, links, population_gradients, proximal, store
 from scb_nb.links import LinkDescent, attention, logits, pull_back
 from scb_nb.model import predict
@@ -266,3 +267,24 @@ def test_live_runs_with_V_given_have_the_trend_of_the_kept_ones() -> None:
     assert kept_linear > 2
     assert live_exponentiated < 1.6
     assert kept_exponentiated < 1.6
+
+
+def test_what_the_experiment_measures_of_trained_models() -> None:
+    """By cases that are known: the truth, the start, and states that differ in nothing or in all."""
+    task = SCBTask.random(3, 20, 2, seed=0)
+    P, Q, mu = double(task)
+    start = State.uniform(mu, 20)
+    assert experiment.off_support(Q, task) == 0
+    assert experiment.off_support(start.A, task) == pytest.approx(18 / 20)
+    assert experiment.excess(P, Q, task) == pytest.approx(0, abs=1e-12)
+    assert experiment.excess(start.V, start.A, task) == pytest.approx(1)
+    truth = replace(start, V=P, A=Q)
+    same = experiment.similarity(truth, truth, task)
+    assert same == pytest.approx(
+        {"cosine_V": 1, "cosine_A": 1, "variation": 0, "shared": 1, "excess_left": 0, "excess_right": 0}, abs=1e-9
+    )
+    elsewhere = torch.zeros_like(Q)
+    elsewhere[torch.tensor(~task.support).double().argmax(0), torch.arange(3)] = 1.0
+    other = experiment.similarity(truth, replace(start, V=2 * start.V - P, A=elsewhere), task)
+    assert (other["cosine_V"], other["variation"]) == pytest.approx((-1, 1))
+    assert other["cosine_A"] < 0
