@@ -1,6 +1,6 @@
 """What each piece of training is worth: three recipes, one piece taken out at a time, each at the best of three dials.
 
-Writes experiments/results/ablation.jsonl, which chapter 6 reads, and prints the table.
+Writes scb_nb/results/ablation.jsonl, which chapter 6 reads, and prints the table.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """The recipe against its bar: support and errors on fresh tasks of five sizes, mu known and estimated.
 
-Writes experiments/results/bar.jsonl, which chapter 6 reads, and prints the table.
+Writes scb_nb/results/bar.jsonl, which chapter 6 reads, and prints the table.
 """
 
 import numpy as np

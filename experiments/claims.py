@@ -1,6 +1,6 @@
 """What the paper claims, and the book, next to what was measured: the rows of the claims table.
 
-Reads the kept results in experiments/results and prints a row for each claim. The exit status is 1 if results are
+Reads the kept results in scb_nb/results and prints a row for each claim. The exit status is 1 if results are
 missing, a row is older than the code that it depends on, or its verdict does not follow from its numbers.
 """
 

@@ -1,6 +1,6 @@
 """A standard transformer layer on the task: what it learns, how long its plateau is, what transfer is worth to it.
 
-Writes experiments/results/layer.jsonl and layer_tuning.jsonl, which the chapter "A real layer" reads, and prints both.
+Writes scb_nb/results/layer.jsonl and layer_tuning.jsonl, which the chapter "A real layer" reads, and prints both.
 """
 
 from collections.abc import Callable, Mapping

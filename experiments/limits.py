@@ -1,6 +1,6 @@
 """Where the recipe breaks: weak positions, rare tokens and weak signals, outside the family that it was made for.
 
-Writes experiments/results/limits.jsonl, which chapter 6 reads, and prints the table.
+Writes scb_nb/results/limits.jsonl, which chapter 6 reads, and prints the table.
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """Links for attention and for predictions, each tuned and then confirmed on other tasks.
 
 Linear, softmax and sparsemax attention, from scratch and with V = P given; how alike the trained models are; squared
-loss on raw outputs against cross-entropy of a softmax. Writes experiments/results/links_tuning.jsonl and links.jsonl,
+loss on raw outputs against cross-entropy of a softmax. Writes scb_nb/results/links_tuning.jsonl and links.jsonl,
 which the chapter "The softmax link" reads, and prints the tables.
 """
 

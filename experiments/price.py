@@ -1,6 +1,6 @@
 """What gradient training pays: samples to reach errors of 0.05 and 0.02, by T, against a moment screen and EM.
 
-Writes experiments/results/price.jsonl, which the chapter "How far from the limit?" reads, and prints the table.
+Writes scb_nb/results/price.jsonl, which the chapter "How far from the limit?" reads, and prints the table.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What probes cost, in place of a learned V: samples to first sight, by T, N and their number, and to small errors.
 
-Writes experiments/results/probes.jsonl, which the chapter "Is stage 1 necessary?" reads, and prints the tables.
+Writes scb_nb/results/probes.jsonl, which the chapter "Is stage 1 necessary?" reads, and prints the tables.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Rivals at their best: plain SGD, momentum and Adam, tuned on three tasks and confirmed on twenty, against two stages.
 
-Writes experiments/results/rivals_tuning.jsonl and rivals.jsonl, which chapter 7 reads, and prints the table.
+Writes scb_nb/results/rivals_tuning.jsonl and rivals.jsonl, which chapter 7 reads, and prints the table.
 """
 
 from collections.abc import Sequence

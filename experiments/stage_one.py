@@ -1,6 +1,6 @@
 """What stage 1 costs: samples until the support is visible, for small and for large steps, against T and N.
 
-Writes experiments/results/stage_one.jsonl, which chapter 5 reads, and prints the table.
+Writes scb_nb/results/stage_one.jsonl, which chapter 5 reads, and prints the table.
 """
 
 from typing import Any

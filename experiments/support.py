@@ -1,6 +1,6 @@
 """Transfer: samples until exactly the support is named, listening along a related task's P, and from scratch.
 
-Writes experiments/results/support.jsonl, which the chapter "Transfer" reads, and prints the table.
+Writes scb_nb/results/support.jsonl, which the chapter "Transfer" reads, and prints the table.
 """
 
 from dataclasses import replace

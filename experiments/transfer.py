@@ -1,6 +1,6 @@
 """Transfer: samples until the support is seen and until both errors are 0.05, from scratch and from a related task.
 
-Writes experiments/results/transfer_tuning.jsonl and transfer.jsonl, which the chapter "Transfer" reads, and prints the
+Writes scb_nb/results/transfer_tuning.jsonl and transfer.jsonl, which the chapter "Transfer" reads, and prints the
 table.
 """
 

@@ -30,8 +30,8 @@ import scb_nb
 from scb_nb import validate
 from scb_nb.files import write_whole
 
-# Where the book keeps its results, beside the package.
-FOLDER = Path(__file__).parents[1] / "experiments" / "results"
+# Where the book keeps its results: in the package, so that its notebooks find them wherever it is installed.
+FOLDER = Path(__file__).parent / "results"
 
 # The modules that a result of training depends on.
 CORE = [
@@ -159,12 +159,12 @@ def kept(name: str) -> list[Record]:
     Raises
     ------
     FileNotFoundError
-        If there are none: they come with the repository, and not with the package alone.
+        If there are none.
     """
     path = FOLDER / f"{name}.jsonl"
     if not path.exists():
         raise FileNotFoundError(
-            f"no results at {path}: they come with the book's repository, where python -m experiments.{name} makes them"
+            f"no results at {path}: in the book's repository, python -m experiments.{name} makes those it has"
         )
     return list(Store(path).records().values())
 

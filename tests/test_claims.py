@@ -290,7 +290,7 @@ def test_missing_results_are_told_with_the_command_that_makes_them(
     said = capsys.readouterr()
     assert said.err == "claims: ablation: all runs are missing; python -m experiments.ablation does them\n"
     assert said.out == ""
-    lines = (ROOT / "experiments/results/bar.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "scb_nb/results/bar.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "bar.jsonl").write_text("\n".join(lines[:-3]) + "\n", encoding="utf-8")
     with pytest.raises(
         FileNotFoundError, match=r"bar: 3 of 200 runs are missing; python -m experiments\.bar does them"

@@ -561,8 +561,8 @@ def test_kept_results(quick: None, run: Callable, tmp_path: Path, monkeypatch: p
         kept("cubes")
 
 
-def test_the_book_finds_its_results_beside_the_package() -> None:
-    assert ROOT / "experiments" / "results" == store.FOLDER
+def test_the_results_come_with_the_package() -> None:
+    assert Path(scb_nb.__file__).parent / "results" == store.FOLDER
 
 
 # The command line

@@ -20,7 +20,7 @@ class Claims(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return an overview, where to download the twin, and a section for each claim."""
         claims = claims_module()
-        for pattern in ("experiments/*.py", "experiments/results/*.jsonl", "scb_nb/*.py"):
+        for pattern in ("experiments/*.py", "scb_nb/results/*.jsonl", "scb_nb/*.py"):
             for path in ROOT.glob(pattern):
                 self.env.note_dependency(str(path))
         try:
