@@ -6,7 +6,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from scb_nb import validate
+from scb_nb import kernels, validate
 from scb_nb.stream import Batch
 from scb_nb.validate import Device
 
@@ -102,8 +102,11 @@ def attended_histogram(AT: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     ``AT`` (N, T) is A transposed and contiguous, so that the attention of a query lies side by side in memory.
     """
-    attention = AT.index_select(0, batch.query)  # (B, T)
     empty = AT.new_zeros(len(batch), len(AT))
+    if kernels.usable(AT):
+        kernels.add_histograms(AT.numpy(), batch.compact.numpy(), batch.query.numpy(), empty.numpy())
+        return empty
+    attention = AT.index_select(0, batch.query)  # (B, T)
     return empty.scatter_add(1, batch.tokens, attention)  # (B, N)
 
 
@@ -122,10 +125,10 @@ def check_parameters(V: Any, A: Any, *batches: Any) -> None:
     for batch in batches:
         if not isinstance(batch, Batch):
             raise TypeError(f"batch must be an scb_nb.Batch, got {type(batch).__name__}")
-        if batch.vocab_size != V.shape[1] or batch.tokens.shape[1] != A.shape[0]:
+        if batch.vocab_size != V.shape[1] or batch.seq_len != A.shape[0]:
             raise ValueError(
                 f"batch must have vocab_size {V.shape[1]} and seq_len {A.shape[0]} as V and A have, "
-                f"got {batch.vocab_size} and {batch.tokens.shape[1]}"
+                f"got {batch.vocab_size} and {batch.seq_len}"
             )
-        if batch.tokens.device != V.device:
-            raise ValueError(f"batch must be on the device of V, {V.device}, got {batch.tokens.device}")
+        if batch.device != V.device:
+            raise ValueError(f"batch must be on the device of V, {V.device}, got {batch.device}")

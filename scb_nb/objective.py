@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn.functional import one_hot
 
-from scb_nb import geometry
+from scb_nb import geometry, kernels
 from scb_nb.model import attended_histogram, check_parameters
 from scb_nb.stream import Batch
 
@@ -66,6 +66,7 @@ def batch_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch | Iterable[Ba
     check_parameters(V, A)
     AT = A.T.contiguous()  # (N, T)
     loss, gradient_V, gradient_AT = V.new_zeros(()), torch.zeros_like(V), torch.zeros_like(AT)
+    minus_one = V.new_full((), -1)
     samples = 0
     parts = [batch] if isinstance(batch, Batch) else batch
     if not isinstance(parts, Iterable):
@@ -74,11 +75,14 @@ def batch_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch | Iterable[Ba
         check_parameters(V, A, part)
         histogram = attended_histogram(AT, part)  # (B, N)
         residual = histogram @ V.T  # (B, N)
-        residual[torch.arange(len(part), device=V.device), part.target] -= 1
+        residual.scatter_add_(1, part.target[:, None], minus_one.expand(len(part), 1))
         loss += 0.5 * residual.square().sum()
         gradient_V += residual.T @ histogram  # (N, B) @ (B, N)
-        pull = (residual @ V).gather(1, part.tokens)  # (B, T): (V^T r)[x_t]
-        gradient_AT.index_add_(0, part.query, pull)  # (N, T)
+        pull = residual @ V  # (B, N): V^T r
+        if kernels.usable(pull):
+            kernels.add_pulls(pull.numpy(), part.compact.numpy(), part.query.numpy(), gradient_AT.numpy())
+        else:
+            gradient_AT.index_add_(0, part.query, pull.gather(1, part.tokens))  # (N, T) += (V^T r)[x_t]
         samples += len(part)
     if samples == 0:
         raise ValueError("batch must hold at least one sample, got none")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scb_nb import kernels
 from scb_nb.validate import FloatArray
 
 WORD_BITS = 16
@@ -77,8 +78,12 @@ class GuideTable:
 
     def look_up(self, words: NDArray[np.uint16], rng: np.random.Generator) -> NDArray[np.unsignedinteger]:
         """Return the packed tokens of each word; ``rng`` gives the remaining bits where a word does not suffice."""
-        packed = self._table.take(words)
-        unsure = np.flatnonzero(words >= self._certain) if self._certain < WORDS else np.empty(0, np.intp)
+        if kernels.COMPILED:
+            packed, unsure = np.empty(len(words), self._table.dtype), np.empty(len(words), np.intp)
+            unsure = unsure[: kernels.look_up(words, self._table, self._certain, packed, unsure)]
+        else:
+            packed = self._table.take(words)
+            unsure = np.flatnonzero(words >= self._certain) if self._certain < WORDS else np.empty(0, np.intp)
         if unsure.size:
             rest = rng.integers(1 << REST_BITS, size=unsure.size) / (1 << REST_BITS)
             uniform = (self._bucket[words[unsure]] + rest) / WORDS  # all 53 bits of it, without rounding, below 1

@@ -27,6 +27,9 @@ BLOCK_TOKENS = 1 << 19
 class Batch:
     """Samples of one task: context ``tokens`` (B, T), ``query`` (B,) and ``target`` (B,), int64 on one device.
 
+    Iterating over a batch gives the three. ``compact`` holds the tokens as they came, in a byte each from a stream of
+    at most 256 tokens on the CPU; ``tokens`` are made of it when they are first asked for.
+
     Parameters
     ----------
     tokens, query, target : array of integers
@@ -48,30 +51,49 @@ class Batch:
     torch.Size([1, 3])
     """
 
-    __slots__ = ("query", "target", "tokens", "vocab_size")
-    tokens: torch.Tensor
+    __slots__ = ("_tokens", "compact", "query", "target", "vocab_size")
+    _tokens: torch.Tensor | None
+    compact: torch.Tensor
     query: torch.Tensor
     target: torch.Tensor
 
     def __init__(self, tokens: Any, query: Any, target: Any, vocab_size: int) -> None:
         self.vocab_size = validate.integer("vocab_size", vocab_size, 1)
-        self.tokens = validate.index_tensor("tokens", tokens, 2, vocab_size)
+        self.compact = self._tokens = validate.index_tensor("tokens", tokens, 2, vocab_size)
         for name, value in (("query", query), ("target", target)):
             tensor = validate.index_tensor(name, value, 1, vocab_size)
-            if len(tensor) != len(self.tokens):
+            if len(tensor) != len(self.compact):
                 raise ValueError(
-                    f"{name} must have one entry per row of tokens ({len(self.tokens)}), got {len(tensor)}"
+                    f"{name} must have one entry per row of tokens ({len(self.compact)}), got {len(tensor)}"
                 )
-            if tensor.device != self.tokens.device:
-                raise ValueError(f"{name} must be on the device of tokens ({self.tokens.device}), got {tensor.device}")
+            if tensor.device != self.device:
+                raise ValueError(f"{name} must be on the device of tokens ({self.device}), got {tensor.device}")
             setattr(self, name, tensor)
 
     @classmethod
-    def _trusted(cls, tokens: torch.Tensor, query: torch.Tensor, target: torch.Tensor, vocab_size: int) -> "Batch":
+    def _trusted(cls, compact: torch.Tensor, query: torch.Tensor, target: torch.Tensor, vocab_size: int) -> "Batch":
         """Make a batch of tensors known to be right, without the cost of looking at each."""
         batch = cls.__new__(cls)
-        batch.tokens, batch.query, batch.target, batch.vocab_size = tokens, query, target, vocab_size
+        batch.compact, batch.query, batch.target, batch.vocab_size = compact, query, target, vocab_size
+        batch._tokens = None
         return batch
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """The context tokens, shape (B, T), int64."""
+        if self._tokens is None:
+            self._tokens = self.compact.to(torch.int64)
+        return self._tokens
+
+    @property
+    def seq_len(self) -> int:
+        """T, the number of context tokens."""
+        return self.compact.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the samples are."""
+        return self.compact.device
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.tokens, self.query, self.target))
@@ -84,12 +106,12 @@ class Batch:
             raise TypeError(f"a batch takes a slice of samples such as batch[:8], got {rows!r}")
         if rows.step is not None and rows.step < 1:
             raise ValueError(f"a batch takes slices with a step of at least 1, got {rows!r}")
-        return Batch._trusted(self.tokens[rows], self.query[rows], self.target[rows], self.vocab_size)
+        return Batch._trusted(self.compact[rows], self.query[rows], self.target[rows], self.vocab_size)
 
     def __repr__(self) -> str:
-        size, length = self.tokens.shape
         return (
-            f"Batch(batch_size={size}, seq_len={length}, vocab_size={self.vocab_size}, device='{self.tokens.device}')"
+            f"Batch(batch_size={len(self)}, seq_len={self.seq_len}, vocab_size={self.vocab_size}, "
+            f"device='{self.device}')"
         )
 
 
@@ -120,8 +142,9 @@ class Source(ABC):
         parts = list(self.chunks(batch_size))
         if len(parts) == 1:
             return parts[0]
-        tokens, query, target = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        return Batch._trusted(tokens, query, target, self.vocab_size)
+        columns = zip(*((part.compact, part.query, part.target) for part in parts), strict=True)
+        compact, query, target = (torch.cat(column) for column in columns)
+        return Batch._trusted(compact, query, target, self.vocab_size)
 
     def chunks(self, batch_size: int) -> Iterator[Batch]:
         """Yield the next ``batch_size`` samples (at least 1) in pieces of bounded memory.
@@ -190,7 +213,9 @@ class Stream(Source):
         seeds = np.random.SeedSequence(self.seed, spawn_key=(index,))
         if self.device.type == "cpu":
             bits = np.random.PCG64(seeds)
-            context = torch.from_numpy(self._guide.draw((rows, self.seq_len), bits)).to(torch.int64)
+            context = torch.from_numpy(self._guide.draw((rows, self.seq_len), bits))
+            if context.dtype != torch.uint8:  # PyTorch has no look-up in larger unsigned ones
+                context = context.to(torch.int64)
             query = torch.from_numpy(self._guide.draw((rows, 1), bits)[:, 0]).to(torch.int64)
             uniform = torch.from_numpy(np.random.Generator(bits).random((2, rows)))
         else:
@@ -205,7 +230,7 @@ class Stream(Source):
         """Complete context (B, T) and query (B,) to samples; uniform numbers (2, B) choose position and answer."""
         slot = inverse(self._Q_edges[:, query], uniform[0])  # (B,)
         position = self._positions[slot, query]  # (B,)
-        selected = context.gather(1, position[:, None])[:, 0]  # (B,)
+        selected = context.gather(1, position[:, None])[:, 0].to(torch.int64)  # (B,)
         target = inverse(self._P_edges[:, selected], uniform[1])  # (B,)
         return Batch._trusted(context, query, target, self.vocab_size)
 
@@ -241,7 +266,7 @@ class BatchStream(Source):
         if len(batch) == 0:
             raise ValueError("batch must hold at least one sample, got none")
         self._batch = batch
-        self.vocab_size, self.seq_len, self.device = batch.vocab_size, batch.tokens.shape[1], batch.tokens.device
+        self.vocab_size, self.seq_len, self.device = batch.vocab_size, batch.seq_len, batch.device
         self.mu = None if mu is None else validate.probability_columns("mu", mu, (self.vocab_size,))
         if self.mu is not None and not self.mu.all():
             raise ValueError("mu must be positive, got a zero among its entries")
@@ -257,5 +282,5 @@ class BatchStream(Source):
                 self._order, self._pass = torch.from_numpy(order).to(self.device), number
             chosen = self._order[offset : offset + min(rows, stop - start)]
             start += len(chosen)
-            tokens, query, target = (tensor[chosen] for tensor in self._batch)
-            yield Batch._trusted(tokens, query, target, self.vocab_size)
+            batch = self._batch
+            yield Batch._trusted(batch.compact[chosen], batch.query[chosen], batch.target[chosen], self.vocab_size)
