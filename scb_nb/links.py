@@ -14,7 +14,7 @@ from scb_nb import geometry, proximal, validate
 from scb_nb.model import attended_histogram, check_parameters
 from scb_nb.objective import Gradients, batch_gradients
 from scb_nb.rivals import OPTIMIZERS, PlainDescent
-from scb_nb.stages import State
+from scb_nb.state import State
 from scb_nb.stream import Batch, Source
 from scb_nb.task import SCBTask
 

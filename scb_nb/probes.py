@@ -10,9 +10,9 @@ import torch
 
 from scb_nb import geometry, screening, validate
 from scb_nb.objective import batch_gradients
-from scb_nb.stages import Stage, State
+from scb_nb.stages import Stage, default_stages
+from scb_nb.state import State
 from scb_nb.stream import Source
-from scb_nb.training import default_stages
 
 
 def random_probes(mu: torch.Tensor, count: int, seed: int, beside: torch.Tensor | None = None) -> torch.Tensor:
@@ -183,7 +183,7 @@ def stages(vocab_size: int, seq_len: int) -> tuple[Stage, ...]:
     """Return stages for :func:`scb_nb.fit` that listen with all probes instead of learning V first.
 
     Each look takes 500 N samples, few beside what the second stage takes: that of
-    :func:`scb_nb.training.default_stages`.
+    :func:`scb_nb.stages.default_stages`.
     """
     *_, last = default_stages(vocab_size, seq_len)
     return Probes(batch_size=500 * vocab_size), last

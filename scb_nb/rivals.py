@@ -8,7 +8,7 @@ import torch
 
 from scb_nb import screening, validate
 from scb_nb.objective import batch_gradients
-from scb_nb.stages import State
+from scb_nb.state import State
 from scb_nb.stream import Source
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

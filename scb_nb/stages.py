@@ -1,4 +1,4 @@
-"""The stages of training: frozen settings, each with a ``step`` that moves a :class:`State` on.
+"""The stages of training: frozen settings, each with a ``step`` that moves a :class:`scb_nb.state.State` on.
 
 They see samples, and nothing of the task; thresholds and noise levels come from the data. Chapter 5 derives the first
 stage, chapter 6 the second, and :func:`scb_nb.fit` runs them in turn.
@@ -11,66 +11,8 @@ import torch
 
 from scb_nb import geometry, proximal, screening, validate
 from scb_nb.objective import Gradients, batch_gradients
+from scb_nb.state import State
 from scb_nb.stream import Source
-
-
-@dataclass
-class State:
-    """All that training knows: what a stage reads and writes, and what a checkpoint keeps.
-
-    Attributes
-    ----------
-    V, A : tensor
-        Shapes (N, N) and (T, N).
-    mu : tensor of shape (N,)
-        The token distribution, given or estimated.
-    support : boolean tensor of shape (T, N)
-        The positions that A may use: all of them at the start.
-    loss : float
-        The mean loss of the latest batch, before its step; NaN at the start.
-    stage, step : int
-        The number of the stage, and of its steps so far, both from 0.
-    memory : dict of tensors
-        What the stage carries from step to step; emptied between stages.
-    failure : str
-        Why training cannot go on, if so.
-    """
-
-    V: torch.Tensor
-    A: torch.Tensor
-    mu: torch.Tensor
-    support: torch.Tensor
-    loss: float = float("nan")
-    stage: int = 0
-    step: int = 0
-    memory: dict[str, torch.Tensor] = field(default_factory=dict)
-    failure: str = ""
-
-    @classmethod
-    def uniform(cls, mu: torch.Tensor, seq_len: int) -> "State":
-        """Return the state that knows mu (N,) and nothing else: V = mu 1^T, A = 1 1^T / T, every position allowed."""
-        A = mu.new_full((seq_len, len(mu)), 1 / seq_len)
-        return cls(mu[:, None].repeat(1, len(mu)), A, mu, torch.ones_like(A, dtype=torch.bool))
-
-    def check(self, source: Source) -> None:
-        """Raise a TypeError or ValueError if training on ``source`` cannot start here."""
-        validate.float_dtype("start.V.dtype", self.V.dtype)
-        N, T = source.vocab_size, source.seq_len
-        for name, shape in {"V": (N, N), "A": (T, N), "mu": (N,), "support": (T, N)}.items():
-            tensor = getattr(self, name)
-            dtype = torch.bool if name == "support" else self.V.dtype
-            if (tensor.shape, tensor.dtype, tensor.device.type) != (shape, dtype, source.device.type):
-                raise ValueError(
-                    f"start must have {name} of shape {shape} and {dtype} on {source.device}, "
-                    f"got {tuple(tensor.shape)}, {tensor.dtype} on {tensor.device}"
-                )
-            if not tensor.isfinite().all():
-                raise ValueError(f"start must be finite, got a NaN or an infinity in {name}")
-
-    def add(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """Add ``value`` to the sum of that name in memory, and return the sum."""
-        self.memory[name] = self.memory[name] + value if name in self.memory else value
-        return self.memory[name]
 
 
 class Stage(Protocol):
@@ -315,3 +257,15 @@ class SparseDescent(Descent):
         admitted = bool((support & ~state.support).any())
         state.support, state.A = support, proximal.sparse_sum_to_one(attention, threshold)
         return not admitted or state.step + 1 == self.passes * self.steps
+
+
+def default_stages(vocab_size: int, seq_len: int) -> tuple[Stage, ...]:
+    """Return the stages that :func:`scb_nb.fit` runs by default, for N tokens and T positions.
+
+    Large steps, each of whose looks at uniform attention takes 3,000 + 3 T / 4 samples, then descent on the support,
+    whose samples do not depend on T. The numbers were chosen on tasks other than those of ``experiments/bar.py``.
+    """
+    return (
+        LargeSteps(batch_size=2_000 + seq_len // 2, round_size=2_000 * vocab_size),
+        SparseDescent(steps=200 + 40 * vocab_size, batch_size=256, step_size=0.3),
+    )

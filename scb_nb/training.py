@@ -4,13 +4,10 @@ Training sees a source of samples and nothing else of the task. What is to be co
 observers, whose results go into the history and nowhere else.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +17,9 @@ import torch
 from tqdm import tqdm
 
 from scb_nb import validate
-from scb_nb.files import write_whole
-from scb_nb.stages import LargeSteps, SparseDescent, Stage, State
+from scb_nb.checkpoint import Checkpoint
+from scb_nb.stages import Stage, default_stages
+from scb_nb.state import State
 from scb_nb.stream import Batch, BatchStream, Source
 from scb_nb.theory import align
 from scb_nb.validate import FloatArray
@@ -87,18 +85,6 @@ class Fit:
         return f"Fit({self.outcome} after {self.samples:,} samples, {self.seconds:.1f} s)"
 
 
-def default_stages(vocab_size: int, seq_len: int) -> tuple[Stage, ...]:
-    """Return the stages that :func:`scb_nb.fit` runs by default, for N tokens and T positions.
-
-    Large steps, each of whose looks at uniform attention takes 3,000 + 3 T / 4 samples, then descent on the support,
-    whose samples do not depend on T. The numbers were chosen on tasks other than those of ``experiments/bar.py``.
-    """
-    return (
-        LargeSteps(batch_size=2_000 + seq_len // 2, round_size=2_000 * vocab_size),
-        SparseDescent(steps=200 + 40 * vocab_size, batch_size=256, step_size=0.3),
-    )
-
-
 def fit(
     source: Source | Batch,
     stages: Sequence[Stage] | None = None,
@@ -121,7 +107,7 @@ def fit(
         training asks for more. If the source has no ``mu``, that is estimated first, from the context tokens.
     stages : sequence of stages, optional
         What to run in turn, such as :class:`scb_nb.stages.LargeSteps`; by default
-        :func:`scb_nb.training.default_stages`. Where contexts are long, those of :func:`scb_nb.probes.stages` need
+        :func:`scb_nb.stages.default_stages`. Where contexts are long, those of :func:`scb_nb.probes.stages` need
         fewer samples before the first positions are found; and more gradients.
     start : State, optional
         Where to start instead of at V = mu 1^T and uniform attention. It is not changed.
@@ -175,7 +161,8 @@ def fit(
     if checkpoint is not None and not isinstance(checkpoint, str | PathLike):
         raise TypeError(f"checkpoint must be a path, got {checkpoint!r}")
 
-    run = _Run(source, tuple(stages), start, dtype, None if checkpoint is None else Path(checkpoint))
+    settings = source, tuple(stages), start, dtype
+    run = _Run(*settings, checkpoint=None if checkpoint is None else Checkpoint(Path(checkpoint), *settings))
     saved = time.perf_counter()
     with tqdm(disable=None if progress is None else not progress, unit=" samples", unit_scale=True) as bar:
         if not run.rows:
@@ -207,26 +194,23 @@ def _is_stage(value: Any) -> bool:
 
 
 class _Run:
-    """A run under way, and the file that it is saved to."""
+    """A run under way."""
 
     def __init__(
-        self, source: Source, stages: tuple[Stage, ...], start: State | None, dtype: torch.dtype, path: Path | None
+        self,
+        source: Source,
+        stages: tuple[Stage, ...],
+        start: State | None,
+        dtype: torch.dtype,
+        checkpoint: Checkpoint | None,
     ) -> None:
-        self.source, self.stages, self.path = source, stages, path
+        self.source, self.stages, self.checkpoint = source, stages, checkpoint
         self.rows: list[dict[str, float]] = []
         self.first, self.began, self.earlier = source.position, time.perf_counter(), 0.0
-        # What a checkpoint must agree in, so that it is not taken up by another run.
-        self.identity = {
-            "stages": repr(stages),
-            "source": [type(source).__name__, source.vocab_size, source.seq_len, source.seed, source.device.type],
-            "position": source.position,
-            "samples": _fingerprint(source),
-            "mu": None if source.mu is None else source.mu.tolist(),
-            "start": None if start is None else hashlib.sha256(_packed(start)).hexdigest(),
-            "dtype": str(dtype),
-        }
-        if path is not None and path.exists():
-            self.load()
+        if saved := checkpoint and checkpoint.load():
+            self.state, progress = saved
+            self.rows, self.earlier = progress["rows"], progress["seconds"]
+            source.position = self.first + progress["samples"]
         elif start is None:
             mu = estimate_mu(source) if source.mu is None else source.mu
             self.state = State.uniform(torch.tensor(mu, dtype=dtype, device=source.device), source.seq_len)
@@ -288,55 +272,8 @@ class _Run:
         return Fit(self.state, history, self.samples, outcome, self.seconds)
 
     def save(self) -> None:
-        if self.path is None:
-            return
-        header = {"identity": self.identity, "samples": self.samples, "seconds": self.seconds, "rows": self.rows}
-        write_whole(self.path, _packed(self.state, **header))
-
-    def load(self) -> None:
-        try:
-            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as archive:  # type: ignore[arg-type]
-                header = json.loads(str(archive["header"]))
-                tensors = {name: torch.tensor(archive[name], device=self.source.device) for name in header["names"]}
-        except Exception as error:  # a damaged archive fails in many ways: zip, zlib, header, missing key
-            raise ValueError(
-                f"checkpoint must name a file written by fit, but {str(self.path)!r} is not readable: {error}; "
-                "remove it to start anew"
-            ) from error
-        theirs = header["identity"]
-        if different := [name for name, value in self.identity.items() if theirs.get(name) != value]:
-            raise ValueError(
-                f"checkpoint must be of the same run, but {str(self.path)!r} was saved with another "
-                f"{' and '.join(different)}: {[theirs.get(name) for name in different]}, "
-                f"not {[self.identity[name] for name in different]}"
-            )
-        V, A, mu, support = (tensors.pop(name) for name in ("V", "A", "mu", "support"))
-        memory = {name.removeprefix("memory "): value for name, value in tensors.items()}
-        self.state = State(V, A, mu, support, **header["state"], memory=memory)
-        self.rows, self.earlier = header["rows"], header["seconds"]
-        self.source.position = self.first + header["samples"]
-
-
-def _fingerprint(source: Source) -> str:
-    """Return a digest of the next hundred samples, without taking them."""
-    position = source.position
-    digest = hashlib.sha256()
-    for tensor in source.draw(100):
-        digest.update(tensor.numpy(force=True).tobytes())
-    source.position = position
-    return digest.hexdigest()[:16]
-
-
-def _packed(state: State, **header: Any) -> bytes:
-    """Return a state, and what else is known, as a NumPy archive without pickle."""
-    tensors = {name: getattr(state, name) for name in ("V", "A", "mu", "support")}
-    tensors |= {f"memory {name}": value for name, value in state.memory.items()}
-    header["names"] = list(tensors)  # so that none can be missing unnoticed
-    header["state"] = {name: getattr(state, name) for name in ("loss", "stage", "step", "failure")}
-    arrays: dict[str, Any] = {name: value.numpy(force=True) for name, value in tensors.items()}
-    buffer = BytesIO()
-    np.savez(buffer, header=np.array(json.dumps(header)), **arrays)
-    return buffer.getvalue()
+        if self.checkpoint is not None:
+            self.checkpoint.save(self.state, samples=self.samples, seconds=self.seconds, rows=self.rows)
 
 
 def estimate_mu(source: Source, tokens: int = 1_000_000) -> FloatArray:

@@ -1,6 +1,8 @@
 """Training: it finds P, Q and the support; nothing but the samples moves it; it can be watched, stopped and killed."""
 
+import hashlib
 import io
+import json
 import os
 import re
 import signal
@@ -503,7 +505,7 @@ def test_a_run_from_a_start_resumes(tmp_path: Path) -> None:
 
 def test_checkpoints_are_written_as_often_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, written = tmp_path / "run.npz", []
-    monkeypatch.setattr("scb_nb.training.write_whole", lambda path, content: written.append(path))
+    monkeypatch.setattr("scb_nb.checkpoint.write_whole", lambda path, content: written.append(path))
     run(checkpoint=path, checkpoint_seconds=0)
     every = len(written)
     run(checkpoint=path, checkpoint_seconds=1e9)
@@ -627,6 +629,42 @@ def test_any_wrong_byte_of_a_checkpoint_is_refused_or_harmless(tmp_path: Path, m
             assert same_end(result, whole), f"byte {index} of {len(content)}"
     assert len(refused) > len(tried) / 3
     assert all(str(path) in words for words in refused)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_taken_up(tmp_path: Path) -> None:
+    """Its form is written out here, so that a file keeps its meaning when the code is changed."""
+    batch = Batch(np.arange(12).reshape(3, 4) % 2, [0, 1, 0], [1, 1, 0], 2)
+    stages = (Descent(steps=5, batch_size=3, step_size=0.0, average=True),)
+    source = BatchStream(batch, mu=[0.25, 0.75], seed=7)
+    samples = hashlib.sha256(b"".join(each.numpy().tobytes() for each in source.draw(100))).hexdigest()[:16]
+    header = {
+        "identity": {
+            "stages": "(Descent(steps=5, batch_size=3, step_size=0.0, step_size_A=None, precondition=True, "
+            "project=True, sparsity='none', l1=None, average=True, false_alarms=0.01),)",
+            "source": ["BatchStream", 2, 4, 7, "cpu"],
+            "position": 0,
+            "samples": samples,
+            "mu": [0.25, 0.75],
+            "start": None,
+            "dtype": "torch.float32",
+        },
+        "samples": 9,
+        "seconds": 3.5,
+        "rows": [{"samples": 0, "stage": 0, "step": 0, "loss": 0.5, "seconds": 0.0}],
+        "names": ["V", "A", "mu", "support", "memory sum of V", "memory sum of A"],
+        "state": {"loss": 0.125, "stage": 0, "step": 3, "failure": ""},
+    }
+    V, A, one = np.eye(2, dtype="f4"), np.full((4, 2), 0.25, dtype="f4"), np.ones(2, dtype="f4")
+    mu, support = np.array([0.25, 0.75], dtype="f4"), np.ones((4, 2), dtype=bool)
+    sums = {"memory sum of V": V + one, "memory sum of A": A}
+    np.savez(tmp_path / "run.npz", header=json.dumps(header), V=V, A=A, mu=mu, support=support, **sums)
+    source.position = 0
+    result = fit(source, stages, checkpoint=tmp_path / "run.npz")
+    assert result.finished
+    assert (result.samples, result.history["samples"].tolist()) == (15, [0, 15])
+    assert result.seconds > 3.5
+    np.testing.assert_allclose(result.V, (3 * V + one) / 3)  # steps 3, 4 and 5 are averaged
+    np.testing.assert_allclose(result.A, 3 * A / 3)
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
