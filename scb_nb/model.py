@@ -102,7 +102,7 @@ def attended_histogram(AT: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     ``AT`` (N, T) is A transposed and contiguous, so that the attention of a query lies side by side in memory.
     """
-    empty = AT.new_zeros(len(batch), len(AT))
+    empty = AT.new_zeros(len(batch), batch.vocab_size)
     if kernels.usable(AT):
         kernels.add_histograms(AT.numpy(), batch.compact.numpy(), batch.query.numpy(), empty.numpy())
         return empty

@@ -78,15 +78,22 @@ def batch_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch | Iterable[Ba
         residual.scatter_add_(1, part.target[:, None], minus_one.expand(len(part), 1))
         loss += 0.5 * residual.square().sum()
         gradient_V += residual.T @ histogram  # (N, B) @ (B, N)
-        pull = residual @ V  # (B, N): V^T r
-        if kernels.usable(pull):
-            kernels.add_pulls(pull.numpy(), part.compact.numpy(), part.query.numpy(), gradient_AT.numpy())
-        else:
-            gradient_AT.index_add_(0, part.query, pull.gather(1, part.tokens))  # (N, T) += (V^T r)[x_t]
+        add_pull(gradient_AT, residual @ V, part)
         samples += len(part)
     if samples == 0:
         raise ValueError("batch must hold at least one sample, got none")
     return Gradients(loss / samples, gradient_V / samples, gradient_AT.T / samples)
+
+
+def add_pull(gradient_AT: torch.Tensor, pull: torch.Tensor, batch: Batch) -> None:
+    """Add (V^T r)[x_t] of each sample with query k to ``gradient_AT[k, t]`` (N, T), in place; ``pull`` (B, N) is V^T r.
+
+    As a linear map it is the transpose of :func:`scb_nb.model.attended_histogram`.
+    """
+    if kernels.usable(pull):
+        kernels.add_pulls(pull.numpy(), batch.compact.numpy(), batch.query.numpy(), gradient_AT.numpy())
+    else:
+        gradient_AT.index_add_(0, batch.query, pull.gather(1, batch.tokens))
 
 
 def population_loss(V: torch.Tensor, A: torch.Tensor, task: "SCBTask") -> torch.Tensor:
