@@ -11,13 +11,15 @@ import numpy as np
 import torch
 
 from experiments.common import interval, main
-from scb_nb import SCBTask, distances, fit, geometry
-from scb_nb.layer import PARTS, TransformerLayer, attention_map, carry, readings, score_table, token_map, train
+from scb_nb import SCBTask, distances, fit
+from scb_nb.layer import PARTS, TransformerLayer, carry, train
 from scb_nb.model import predict
+from scb_nb.reading import attention_map, readings, score_table, token_map
 from scb_nb.rivals import PlainDescent
 from scb_nb.stages import State
 from scb_nb.store import FOLDER, Record, Store
 from scb_nb.stream import Batch
+from scb_nb.transfer import related_task
 
 SIZE: dict[str, Any] = {"vocab_size": 3, "q_floor": 0.5}
 K_P, WIDTH = 0.3, 32
@@ -228,25 +230,6 @@ def at(history: Mapping[str, np.ndarray], name: str, reached: np.ndarray) -> flo
     return float(history[name][np.argmax(reached)]) if reached.any() else None
 
 
-def related(task: SCBTask, correlation: float, seed: int) -> SCBTask:
-    """Return a task with the same mu and K_P, a P with a given correlation with that of ``task``, and a new Q.
-
-    Beyond mu 1^T, P is a sum of that of ``task`` and of a random matrix orthogonal to it, drawn until no entry of P is
-    negative. The chapter "Transfer" has this for all tasks; here it is fixed together with the runs.
-    """
-    rng = np.random.default_rng(seed)
-    mu = torch.tensor(task.mu)
-    D = torch.tensor(task.P) - mu[:, None]
-    for _ in range(100_000):
-        R = geometry.centre_V(torch.tensor(rng.standard_normal(task.P.shape)), mu)
-        R -= geometry.inner(R, D, mu) / geometry.inner(D, D, mu) * D
-        R *= geometry.norm(D, mu) / geometry.norm(R, mu)
-        P = (mu[:, None] + correlation * D + (1 - correlation**2) ** 0.5 * R).numpy()
-        if (P >= 0).all():
-            return SCBTask(P, task_at(seed + 1_000_000, task.seq_len).Q)
-    raise ValueError(f"no transition matrix with correlation {correlation:g} was found")
-
-
 def transfer(seed: int, variant: str, seq_len: int, step_size: float, step_size_A: float = 0.0) -> dict[str, Any]:
     """Train on one task, carry parts to related ones, and count the samples until half of these has been found."""
     first = task_at(seed, seq_len, strength=TRANSFER_K_P)
@@ -273,7 +256,8 @@ def transfer(seed: int, variant: str, seq_len: int, step_size: float, step_size_
         source = first.stream(seed, device="cpu")
         train(old, source, steps=PRETRAINING, batch_size=BATCH_SIZE, step_size=step_size, decay=True)
     for correlation in CORRELATIONS:
-        task = related(first, correlation, seed)
+        P = related_task(first, correlation, seed=seed, keep_Q=True).P
+        task = SCBTask(P, task_at(seed + 1_000_000, seq_len).Q)
         for name, parts in CARRIED.items():
             if name == "where" and correlation != 1:
                 continue  # it knows nothing of P

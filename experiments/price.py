@@ -13,9 +13,10 @@ from scb_nb import SCBTask, align, fit
 from scb_nb.estimators import Estimate, expectation_maximisation, screened_estimate
 from scb_nb.rivals import PlainDescent, Trim
 from scb_nb.stages import LargeSteps, SmallSteps, SparseDescent, Stage
+from scb_nb.state import State
 from scb_nb.store import Record
-from scb_nb.stream import Batch, BatchStream
-from scb_nb.training import Diverged
+from scb_nb.stream import BatchStream, Source
+from scb_nb.training import Diverged, Fit
 
 LENGTHS = (100, 200, 500, 1_000, 2_000, 5_000)
 SIZE: dict[str, Any] = {"vocab_size": 3, "sparsity": 2, "K_P": 0.3, "q_floor": 0.5}
@@ -85,7 +86,7 @@ def repeated(method: str, task: SCBTask, seed: int, samples: int) -> dict[str, A
         rng = np.random.default_rng(seed)
         P, Q = (rng.dirichlet(np.ones(rows), size=task.vocab_size).T for rows in (task.vocab_size, task.seq_len))
         return judge(expectation_maximisation(batch, P, Q), task)
-    return judge(train(batch, task, stages_for(method, task.seq_len, samples)), task)
+    return judge(train(BatchStream(batch, mu=task.mu), stages_for(method, task.seq_len, samples)), task)
 
 
 def stages_for(method: str, seq_len: int, samples: int) -> list[Stage]:
@@ -102,41 +103,47 @@ def stages_for(method: str, seq_len: int, samples: int) -> list[Stage]:
     return [adam, Trim(), last]
 
 
-def train(batch: Batch, task: SCBTask, stages: Sequence[Stage]) -> Estimate | None:
-    """Return what gradient training makes of a batch, and nothing if it does not come to its end."""
+def train(source: Source, stages: Sequence[Stage], start: State | None = None) -> Fit | None:
+    """Return what gradient training comes to, and nothing if it does not come to its end."""
     try:
-        result = fit(BatchStream(batch, mu=task.mu), stages)
+        result = fit(source, stages, start=start)
     except Diverged:
         return None
-    return Estimate(result.V, result.A, 0.0, 0) if result.finished else None
+    return result if result.finished else None
 
 
 def once(method: str, task: SCBTask, seed: int, dial: float) -> dict[str, Any]:
-    """Train on fresh samples; from one first stage, second stages of all lengths."""
-    source = task.stream(80_000 + seed, device="cpu", share_mu=True)
+    """Train on fresh samples by large or small steps, and then the second stage."""
     first: Stage
     if method == "large steps, once":
         first = LargeSteps(batch_size=400, round_size=round(dial), rounds=1, max_steps=400)
     else:
         batch_size = max(1, round(STEP_SIZE * dial * task.seq_len))
         first = SmallSteps(steps=600, batch_size=batch_size, step_size=STEP_SIZE)
-    found = fit(source, [first])
-    row: dict[str, Any] = {"samples_first": found.samples if found.finished else None}
+    return two_stages(first, PASSES, task, seed)
+
+
+def two_stages(first: Stage, lengths: Sequence[int], task: SCBTask, seed: int) -> dict[str, Any]:
+    """Train on fresh samples; from one first stage, second stages of so many steps each."""
+    source = task.stream(80_000 + seed, device="cpu", share_mu=True)
+    found = train(source, [first])
+    if found is None:
+        return {"samples_first": None, "ends": []}
     ends = []
-    for steps in PASSES if found.finished else ():
+    for steps in lengths:
         source.position = found.samples
         last = SparseDescent(steps=steps, batch_size=64, step_size=0.3, passes=1)
-        result = fit(source, [last], start=found.state)
-        ends.append(judge(Estimate(result.V, result.A, 0.0, 0), task) | {"samples": found.samples + result.samples})
-    return row | {"ends": ends}
+        ends.append(judge(train(source, [last], start=found.state), task) | {"samples": source.position})
+    return {"samples_first": found.samples, "ends": ends}
 
 
-def judge(estimate: Estimate | None, task: SCBTask) -> dict[str, Any]:
+def judge(found: Estimate | Fit | None, task: SCBTask) -> dict[str, Any]:
     """Return both errors, and whether exactly the positions of the support hold more than 1/20 of the attention."""
-    if estimate is None:
+    if found is None:
         return {"error_V": None, "error_A": None, "exact": False}
-    aligned = align(estimate.P, estimate.Q, task)
-    exact = bool(((estimate.Q > 0.05).numpy() == task.support).all())
+    P, Q = (found.V, found.A) if isinstance(found, Fit) else (found.P, found.Q)
+    aligned = align(P, Q, task)
+    exact = bool(((Q > 0.05).numpy() == task.support).all())
     return {"error_V": brief(aligned.error_V), "error_A": brief(aligned.error_A), "exact": exact}
 
 

@@ -3,7 +3,7 @@
 Writes scb_nb/results/probes.jsonl, which the chapter "Is stage 1 necessary?" reads, and prints the tables.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,12 @@ import torch
 
 from experiments import price
 from experiments.common import interval, main
-from scb_nb import SCBTask, batch_gradients, fit, geometry, screening
-from scb_nb.estimators import Estimate, moment_screen
+from scb_nb import SCBTask, batch_gradients, geometry, screening
+from scb_nb.estimators import moment_screen
 from scb_nb.probes import Probes
-from scb_nb.stages import SparseDescent, State
+from scb_nb.state import State
 from scb_nb.store import Record
-from scb_nb.stream import Batch
+from scb_nb.stream import Batch, BatchStream, Stream
 
 LENGTHS = price.LENGTHS
 MIDDLE = 1_000
@@ -102,19 +102,23 @@ def supports(method: str, task: SCBTask, count: int, seed: int, sizes: list[int]
     start = State.uniform(mu, task.seq_len)
     if method in ("probes", "again", "true direction"):
         known = method == "true direction"
-        first = P if known else start.V
         stage = Probes(
             batch_size=1, random=count, either_sign=not known, again=method == "again", visible=1e-9, seed=seed
         )
-        state = State.uniform(mu, task.seq_len)
-        for n in sizes:
-            state.V = first  # what was heard stays in memory
-            over = replace(stage, batch_size=n - source.position).step(state, source)
-            yield n, state.support if over else torch.zeros_like(state.support)
+        yield from listen(stage, replace(start, V=P) if known else start, source, sizes)
         return
     batch = source.draw(sizes[-1])
     for n in sizes:
         yield n, moment_screen(batch[:n]) if method == "screen" else large_step(batch[:n], start, "same" in method)
+
+
+def listen(stage: Probes, start: State, source: Stream, sizes: Iterable[int]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield sizes, and the positions (T, N) that stand out, from this start, in that many samples of a fresh stream."""
+    state = replace(start, memory={})
+    for n in sizes:
+        state.V = start.V  # what was heard stays in memory
+        over = replace(stage, batch_size=n - source.position).step(state, source)
+        yield n, state.support if over else torch.zeros_like(state.support)
 
 
 def large_step(batch: Batch, start: State, same: bool) -> torch.Tensor:
@@ -131,18 +135,7 @@ def large_step(batch: Batch, start: State, same: bool) -> torch.Tensor:
 
 def once(seq_len: int, dial: int, seed: int) -> dict[str, Any]:
     """Train on fresh samples: all probes, then second stages of all lengths; like :func:`experiments.price.once`."""
-    task = price.task_at(seq_len, seed)
-    source = task.stream(80_000 + seed, device="cpu", share_mu=True)
-    found = fit(source, [Probes(batch_size=dial)])
-    row: dict[str, Any] = {"samples_first": found.samples if found.finished else None}
-    ends = []
-    for steps in PASSES if found.finished else ():
-        source.position = found.samples
-        last = SparseDescent(steps=steps, batch_size=64, step_size=0.3, passes=1)
-        result = fit(source, [last], start=found.state)
-        estimate = Estimate(result.V, result.A, 0.0, 0)
-        ends.append(price.judge(estimate, task) | {"samples": found.samples + result.samples})
-    return row | {"ends": ends}
+    return price.two_stages(Probes(batch_size=dial), PASSES, price.task_at(seq_len, seed), seed)
 
 
 def repeated(seq_len: int, samples: int, seed: int) -> dict[str, Any]:
@@ -151,7 +144,7 @@ def repeated(seq_len: int, samples: int, seed: int) -> dict[str, Any]:
     batch = task.stream(80_000 + seed, device="cpu").draw(samples)
     *_, last = price.stages_for("large steps, repeated", seq_len, samples)
     stages = [Probes(batch_size=samples, visible=0.3, max_steps=1), last]
-    return price.judge(price.train(batch, task, stages), task)
+    return price.judge(price.train(BatchStream(batch, mu=task.mu), stages), task)
 
 
 def until(result: dict, positions: int | None = None) -> np.ndarray:

@@ -3,16 +3,16 @@
 Writes scb_nb/results/support.jsonl, which the chapter "Transfer" reads, and prints the table.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from experiments.common import interval, main
+from experiments.probes import listen
 from scb_nb import SCBTask, fit
 from scb_nb.probes import Probes
-from scb_nb.stages import LargeSteps, State
+from scb_nb.stages import LargeSteps
 from scb_nb.store import Record
 from scb_nb.transfer import related_task, warm_start
 
@@ -49,15 +49,11 @@ def one(method: str, seq_len: int, seed: int, correlation: float, dial: int) -> 
         result = fit(source, [LargeSteps(batch_size=400, round_size=dial, rounds=1, max_steps=400)])
         return result.samples if result.finished and bool((result.support == truth).all()) else None
     P, _, mu = before.tensors(like=torch.empty(()))
-    listening = method == "listen"
-    first = warm_start(P, mu, seq_len, theta=float(listening)).V
-    state = State.uniform(mu, seq_len)
-    stage = Probes(batch_size=1, random=0 if listening else None, visible=1e-9)
+    known = method == "listen"
+    stage = Probes(batch_size=1, random=0 if known else None, visible=1e-9)
     right = None
-    for n in SIZES:
-        state.V = first  # what was heard stays in memory
-        over = replace(stage, batch_size=n - source.position).step(state, source)
-        if not (over and bool((state.support == truth).all())):
+    for n, found in listen(stage, warm_start(P, mu, seq_len, theta=float(known)), source, SIZES):
+        if not bool((found == truth).all()):
             right = None
         elif right is None:
             right = n

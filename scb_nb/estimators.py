@@ -50,12 +50,13 @@ def moment_screen(batch: Batch, false_alarms: float = 0.01) -> torch.Tensor:
     ``false_alarms``, in (0, 1), bounds the chance that a position that is not read is named, over all positions and
     queries (Bonferroni), as far as the statistic is chi-squared.
     """
-    freedom = (batch.vocab_size - 1) ** 2
+    validate.fraction("false_alarms", false_alarms)
     statistic = chi_squared(batch)
+    freedom = (batch.vocab_size - 1) ** 2
     if freedom == 0:  # one token: nothing can be told apart
         return torch.zeros_like(statistic, dtype=torch.bool)
     tail = torch.special.gammaincc(torch.full_like(statistic, freedom / 2), statistic / 2)
-    return tail < validate.fraction("false_alarms", false_alarms) / statistic.numel()
+    return tail < false_alarms / statistic.numel()
 
 
 def expectation_maximisation(

@@ -1,11 +1,10 @@
 """A standard transformer layer on the task: embeddings, one softmax head, residuals, norms, an MLP; trained by Adam.
 
-It is what :class:`torch.nn.TransformerEncoderLayer` computes at the last place. What it has learned is read as a matrix
-like V and one like A, so that the tools of the linear transformer apply. The chapter "A real layer" uses it.
+It is what :class:`torch.nn.TransformerEncoderLayer` computes at the last place. :mod:`scb_nb.reading` reads what it has
+learned. The chapter "A real layer" uses it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +14,8 @@ from tqdm import tqdm
 
 from scb_nb import validate
 from scb_nb.stream import Batch, Source
-from scb_nb.theory import align
 from scb_nb.training import Diverged
 from scb_nb.validate import Device, FloatArray
-
-if TYPE_CHECKING:
-    from scb_nb.task import SCBTask
 
 # Of the embeddings at the start: small, so that the layer begins by knowing nothing.
 EMBEDDING_DEVIATION = 0.1
@@ -30,6 +25,9 @@ PARTS = {
     "what": ("token", "norm1", "value", "output", "norm2", "mlp", "readout"),
     "where": ("position", "query", "key"),
 }
+
+
+Observer = Callable[["TransformerLayer"], Mapping[str, float]]
 
 
 class TransformerLayer(nn.Module):
@@ -124,101 +122,6 @@ class TransformerLayer(nn.Module):
         return torch.einsum("btd,bd->bt", z, asked).div(self.width**0.5).softmax(dim=1)
 
 
-class AttentionMap(NamedTuple):
-    """What queries pay to positions: mean and standard deviation over contexts (T, N), and to their own place (N,)."""
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-    itself: torch.Tensor
-
-
-@torch.no_grad()
-def attention_map(layer: TransformerLayer, batch: Batch) -> AttentionMap:
-    """Return what each query pays to each position, over the contexts of a batch in which every query occurs.
-
-    Raises
-    ------
-    ValueError
-        If a query does not occur, or the batch does not fit the layer.
-    """
-    _check("layer", layer)
-    weights = layer.attention(batch).double()  # (B, T + 1)
-    counts = torch.bincount(batch.query, minlength=layer.vocab_size)
-    if not counts.all():
-        raise ValueError(f"batch must hold every query, got none with query {int(counts.argmin())}")
-    each = [weights[batch.query == k] for k in range(layer.vocab_size)]
-    mean = torch.stack([rows.mean(0) for rows in each], dim=1)  # (T + 1, N)
-    deviation = torch.stack([rows.std(0, correction=0) for rows in each], dim=1)
-    return AttentionMap(mean[:-1], deviation[:-1], mean[-1])
-
-
-@torch.no_grad()
-def score_table(layer: TransformerLayer) -> torch.Tensor:
-    """Return all attention scores that there are, shape (T, N, N): position, token that stands there, query."""
-    _check("layer", layer)
-    z = layer.norm1(layer.token.weight + layer.position.weight[:, None])  # (T + 1, N, width)
-    asked = layer.query(z[-1]) @ layer.key.weight  # (N, width)
-    return torch.einsum("tnd,kd->tnk", z[:-1], asked).double() / layer.width**0.5
-
-
-class TokenMap(NamedTuple):
-    """What the layer answers to a context of one token only: mean and standard deviation over queries, (N, N)."""
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
-
-@torch.no_grad()
-def token_map(layer: TransformerLayer) -> TokenMap:
-    """Return in column n what the layer answers, as probabilities, where token n stands at every position.
-
-    Wherever the layer looks, it sees n. The best predictor answers with column n of P, for every query.
-    """
-    _check("layer", layer)
-    N, device = layer.vocab_size, layer.readout.weight.device
-    token, query = torch.cartesian_prod(torch.arange(N, device=device), torch.arange(N, device=device)).T
-    batch = Batch(token[:, None].expand(-1, layer.seq_len), query, query, N)
-    answers = layer(batch).double().softmax(dim=1).view(N, N, N)  # token, query, answer
-    return TokenMap(answers.mean(1).T, answers.std(1, correction=0).T)
-
-
-Readings = Callable[[TransformerLayer], Mapping[str, float]]
-
-
-def readings(task: "SCBTask", samples: int = 2_000, seed: int = 0) -> Readings:
-    """Return a function that compares a layer with the truth, on ``samples`` fresh samples (at least 1).
-
-    ``nats``: lost against the best predictor, in the mean. ``alpha_V``, ``alpha_A``: alignment of token map and
-    attention map. ``variation_P``, ``variation_Q``: total variation of their columns from those of P and Q, in the mean
-    over tokens. ``deviation``: of the attention to the positions in the support over contexts, in the mean.
-    """
-    batch = task.sample(samples, seed, device="cpu")
-    P, Q = torch.tensor(task.P), torch.tensor(task.Q)
-    seen = P.T[batch.tokens]  # (B, T, N)
-    best = torch.einsum("btm,bt->bm", seen, Q.T[batch.query])  # (B, N)
-    mu, support = torch.tensor(task.mu), torch.tensor(task.support)
-
-    @torch.no_grad()
-    def read(layer: TransformerLayer) -> dict[str, float]:
-        tokens, query, target = (each.to(layer.readout.weight.device) for each in batch)
-        here = Batch(tokens, query, target, task.vocab_size)
-        lost = F.kl_div(layer(here).double().log_softmax(1).cpu(), best, reduction="batchmean")
-        V = token_map(layer).mean.cpu()
-        A, deviation, itself = (each.cpu() for each in attention_map(layer, here))
-        alpha_V, alpha_A, *_ = align(V, A, task)
-        elsewhere = (A - Q).abs().sum(0) + itself  # (N,), of all T + 1 places
-        return {
-            "nats": float(lost),
-            "alpha_V": alpha_V,
-            "alpha_A": alpha_A,
-            "variation_P": float((V - P).abs().sum(0) @ mu / 2),
-            "variation_Q": float(elsewhere @ mu / 2),
-            "deviation": float(deviation[support].mean()),
-        }
-
-    return read
-
-
 def train(
     layer: TransformerLayer,
     source: Source,
@@ -227,7 +130,7 @@ def train(
     batch_size: int = 128,
     step_size: float = 1e-3,
     decay: bool = False,
-    observers: Iterable[Readings] = (),
+    observers: Iterable[Observer] = (),
     record_every: int = 10,
     stop: Callable[[Mapping[str, float]], bool] | None = None,
     progress: bool | None = None,
@@ -245,7 +148,7 @@ def train(
     decay : bool
         Shrink the step size linearly to zero over the second half.
     observers : iterable of functions
-        Each returns numbers by name for the history, such as those of :func:`readings`.
+        Each returns numbers by name for the history, such as those of :func:`scb_nb.reading.readings`.
     record_every : int
         Steps between records, at least 1; start and end are always recorded.
     stop : function, optional
@@ -272,7 +175,7 @@ def train(
     observers = tuple(observers)
     if not isinstance(source, Source):
         raise TypeError(f"source must be a stream such as task.stream(seed), got {type(source).__name__}")
-    _check("layer", layer)
+    check_layer("layer", layer)
     device = layer.readout.weight.device
     if (source.vocab_size, source.seq_len, source.device.type) != (layer.vocab_size, layer.seq_len, device.type):
         raise ValueError(
@@ -312,8 +215,8 @@ def carry(parts: Iterable[str], old: TransformerLayer, new: TransformerLayer) ->
     ValueError
         If a part is unknown, or the layers are not built alike.
     """
-    _check("old", old)
-    _check("new", new)
+    check_layer("old", old)
+    check_layer("new", new)
     parts = tuple(parts)
     if unknown := [part for part in parts if part not in PARTS]:
         raise ValueError(f"parts must be among {', '.join(PARTS)}, got {unknown[0]!r}")
@@ -325,6 +228,7 @@ def carry(parts: Iterable[str], old: TransformerLayer, new: TransformerLayer) ->
     return new
 
 
-def _check(name: str, layer: object) -> None:
+def check_layer(name: str, layer: object) -> None:
+    """Raise a TypeError if ``layer`` is no :class:`TransformerLayer`."""
     if not isinstance(layer, TransformerLayer):
         raise TypeError(f"{name} must be a TransformerLayer, got {type(layer).__name__}")

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from scb_nb import geometry, proximal, validate
 from scb_nb.model import attended_histogram, check_parameters
 from scb_nb.objective import Gradients, batch_gradients
-from scb_nb.rivals import OPTIMIZERS, PlainDescent
+from scb_nb.rivals import PlainDescent, optimizer_step
 from scb_nb.state import State
 from scb_nb.stream import Batch, Source
 from scb_nb.task import SCBTask
@@ -108,15 +108,12 @@ class LinkDescent:
 
     def __post_init__(self) -> None:
         _one_of("link", self.link, LINKS)
-        _one_of("optimizer", self.optimizer, tuple(OPTIMIZERS))
         _one_of("loss", self.loss, LOSSES)
-        for name in ("steps", "batch_size"):
-            validate.integer(name, getattr(self, name), 1)
-        for name in ("step_size", "step_size_W"):
-            if name == "step_size" or getattr(self, name) is not None:
-                validate.real(name, getattr(self, name), 0)
-        for name in ("mirror", "decay"):
-            validate.flag(name, getattr(self, name))
+        shared = ("optimizer", "steps", "batch_size", "step_size", "decay")
+        PlainDescent(**{name: getattr(self, name) for name in shared})  # which checks them
+        if self.step_size_W is not None:
+            validate.real("step_size_W", self.step_size_W, 0)
+        validate.flag("mirror", self.mirror)
 
     def step(self, state: State, source: Source) -> bool:
         """Take one step on a fresh batch."""
@@ -134,14 +131,13 @@ class LinkDescent:
         gradient_W = gradients.A if self.mirror else pull_back(gradients.A, state.A, self.link)
         remaining = min(1.0, 2 * (1 - state.step / self.steps)) if self.decay else 1.0
         rate_W = self.step_size if self.step_size_W is None else self.step_size_W
-        groups = []
-        for value, gradient, rate in ((state.V, gradients.V, self.step_size), (W, gradient_W, rate_W)):
-            parameter = value.clone()
-            parameter.grad = gradient
-            groups.append({"params": [parameter], "lr": remaining * rate})
-        PlainDescent._update(OPTIMIZERS[self.optimizer](groups), state)  # which leaves the new logits in A
-        state.memory["logits"] = state.A
-        state.A = attention(state.A, self.link)
+        state.V, state.memory["logits"] = optimizer_step(
+            state,
+            self.optimizer,
+            V=(state.V, gradients.V, remaining * self.step_size),
+            A=(W, gradient_W, remaining * rate_W),
+        )
+        state.A = attention(state.memory["logits"], self.link)
 
 
 # Over tokens
@@ -278,5 +274,5 @@ def _check_shape(name: str, value: Any, shape: tuple[int, ...]) -> None:
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -24,6 +24,7 @@ def random_probes(mu: torch.Tensor, count: int, seed: int, beside: torch.Tensor 
     Parameters
     ----------
     mu : tensor of shape (N,)
+        Positive.
     count : int
         From 0 to (N - 1)^2, the dimension of the space of such directions.
     seed : int
@@ -36,7 +37,14 @@ def random_probes(mu: torch.Tensor, count: int, seed: int, beside: torch.Tensor 
     TypeError, ValueError
         If an argument is not of its type or range.
     """
+    for name, value in (("mu", mu), *([] if beside is None else [("beside", beside)])):
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise TypeError(f"{name} must be a floating-point tensor, got {value!r}")
+    if mu.ndim != 1 or not (mu > 0).all():
+        raise ValueError(f"mu must be a vector (N,) of positive numbers, got {mu}")
     N = len(mu)
+    if beside is not None and beside.shape != (N, N):
+        raise ValueError(f"beside must have shape {(N, N)}, got {tuple(beside.shape)}")
     validate.integer("count", count, 0, (N - 1) ** 2 - (beside is not None))
     generator = torch.Generator().manual_seed(validate.integer("seed", seed))
     root = mu.double().cpu().sqrt()

@@ -18,6 +18,28 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+def optimizer_step(
+    state: State, optimizer: str, **moves: tuple[torch.Tensor, torch.Tensor, float]
+) -> list[torch.Tensor]:
+    """Return tensors after one step of an optimiser; each is given by name, with its gradient and its step size.
+
+    What the optimiser remembers stays in the state's memory under these names, so that a checkpoint has it.
+    """
+    parameters = {name: value.clone() for name, (value, _, _) in moves.items()}
+    stepper = OPTIMIZERS[optimizer]([{"params": [parameters[name]], "lr": move[2]} for name, move in moves.items()])
+    for name, parameter in parameters.items():
+        parameter.grad = moves[name][1]
+        suffix = f" of {name}"
+        known = {key.removesuffix(suffix): value for key, value in state.memory.items() if key.endswith(suffix)}
+        known.pop("sum", None)  # that of the iterates
+        if known:
+            stepper.state[parameter] = known
+    stepper.step()
+    for name, parameter in parameters.items():
+        state.memory |= {f"{key} of {name}": value for key, value in stepper.state[parameter].items()}
+    return list(parameters.values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlainDescent:
     """Descent along the plain gradients of the batch loss: no preconditioning, no projection, no penalty.
@@ -47,7 +69,7 @@ class PlainDescent:
     average: bool = False
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
+        if not isinstance(self.optimizer, str) or self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         for name in ("steps", "batch_size"):
             validate.integer(name, getattr(self, name), 1)
@@ -63,12 +85,12 @@ class PlainDescent:
         state.loss = float(gradients.loss)
         remaining = min(1.0, 2 * (1 - state.step / self.steps)) if self.decay else 1.0
         step_size_A = self.step_size if self.step_size_A is None else self.step_size_A
-        groups = []
-        for name, rate in (("V", self.step_size), ("A", step_size_A)):
-            parameter = getattr(state, name).clone()
-            parameter.grad = getattr(gradients, name)
-            groups.append({"params": [parameter], "lr": remaining * rate})
-        self._update(OPTIMIZERS[self.optimizer](groups), state)
+        state.V, state.A = optimizer_step(
+            state,
+            self.optimizer,
+            V=(state.V, gradients.V, remaining * self.step_size),
+            A=(state.A, gradients.A, remaining * step_size_A),
+        )
         if self.average and state.step >= self.steps // 2:
             for name in ("V", "A"):
                 state.add(f"sum of {name}", getattr(state, name))
@@ -77,21 +99,6 @@ class PlainDescent:
             averaged = self.steps - self.steps // 2
             state.V, state.A = (state.memory.pop(f"sum of {name}") / averaged for name in ("V", "A"))
         return last
-
-    @staticmethod
-    def _update(optimizer: torch.optim.Optimizer, state: State) -> None:
-        """Let an optimiser that was just made take its step; what it remembers stays in the state, for a checkpoint."""
-        parameters = {name: group["params"][0] for name, group in zip("VA", optimizer.param_groups, strict=True)}
-        for name, parameter in parameters.items():
-            suffix = f" of {name}"
-            known = {key.removesuffix(suffix): value for key, value in state.memory.items() if key.endswith(suffix)}
-            known.pop("sum", None)
-            if known:
-                optimizer.state[parameter] = known
-        optimizer.step()
-        for name, parameter in parameters.items():
-            setattr(state, name, parameter)
-            state.memory |= {f"{key} of {name}": value for key, value in optimizer.state[parameter].items()}
 
 
 @dataclass(frozen=True, kw_only=True)

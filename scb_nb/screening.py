@@ -31,13 +31,20 @@ def critical_value(entries: int, false_alarms: float) -> float:
     return float(-torch.special.ndtri(tail))
 
 
+def threshold(A: torch.Tensor, mu: torch.Tensor, false_alarms: float, tails: int = 1) -> torch.Tensor:
+    """Return how far above its column's median noise in A (T, N) exceeds nowhere, shape (N,), but for false alarms.
+
+    With two ``tails``, how far to either side.
+    """
+    return critical_value(tails * A.numel(), false_alarms) * noise_level(A, mu)
+
+
 def outstanding(A: torch.Tensor, mu: torch.Tensor, false_alarms: float) -> torch.Tensor:
     """Return which entries of A (T, N) lie so far above their column's median that noise does not explain it.
 
     ``false_alarms`` is the chance that any entry is named if all are normal noise. Boolean, shape (T, N).
     """
-    height = A - A.median(0).values
-    return height > critical_value(A.numel(), false_alarms) * noise_level(A, mu)
+    return A - A.median(0).values > threshold(A, mu, false_alarms)
 
 
 def attention_on(support: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

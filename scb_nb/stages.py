@@ -161,7 +161,9 @@ class Descent:
         state.V = state.V - rate_V * direction_V
         state.A = state.A - rate_A * direction_A
         if self.sparsity == "l1":
-            penalty = self._noise_penalty(state, direction_A) if self.l1 is None else self.l1
+            penalty: torch.Tensor | float | None = self.l1
+            if penalty is None:
+                penalty = screening.threshold(direction_A, state.mu, self.false_alarms, tails=2)
             shrink = proximal.sparse_sum_to_one if self.project else proximal.soft_threshold
             state.A = shrink(state.A, rate_A * penalty)
         elif self.sparsity == "simplex":
@@ -179,11 +181,6 @@ class Descent:
         if self.project:
             return geometry.centre_V(direction_V, state.mu), geometry.centre_A(direction_A, support)
         return direction_V, direction_A * support
-
-    def _noise_penalty(self, state: State, direction_A: torch.Tensor) -> torch.Tensor:
-        """Return for each column, shape (N,), what the noise in this direction exceeds nowhere."""
-        critical = screening.critical_value(2 * direction_A.numel(), self.false_alarms)  # in two tails
-        return critical * screening.noise_level(direction_A, state.mu)
 
     def _take_mean(self, state: State) -> None:
         averaged = self.steps - self.steps // 2
@@ -250,8 +247,7 @@ class SparseDescent(Descent):
         curvature = geometry.norm(state.V, state.mu) ** 2 - (state.V @ state.mu).square().sum()
         pull = -state.memory.pop("sum of gradients") / (self.steps - self.steps // 2) / state.mu
         newton = (pull - pull.median(0).values) / curvature
-        critical = screening.critical_value(newton.numel(), self.false_alarms)
-        threshold = critical * screening.noise_level(newton, state.mu)
+        threshold = screening.threshold(newton, state.mu, self.false_alarms)
         attention = (state.A + newton).clamp_min(0)
         support = attention > threshold
         admitted = bool((support & ~state.support).any())

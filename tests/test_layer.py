@@ -10,16 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from scb_nb import Batch, SCBTask, align
-from scb_nb.layer import (
-    PARTS,
-    TransformerLayer,
-    attention_map,
-    carry,
-    readings,
-    score_table,
-    token_map,
-    train,
-)
+from scb_nb.layer import PARTS, TransformerLayer, carry, train
+from scb_nb.reading import attention_map, readings, score_table, token_map
 from scb_nb.training import Diverged
 
 TASK = SCBTask.random(3, 6, 2, K_P=0.2, mu_ratio=2, seed=0)

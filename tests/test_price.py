@@ -20,7 +20,9 @@ from scb_nb import Batch, SCBTask, fit, geometry
 from scb_nb.estimators import Estimate
 from scb_nb.rivals import PlainDescent, Trim
 from scb_nb.stages import Descent, LargeSteps, SmallSteps, SparseDescent
+from scb_nb.state import State
 from scb_nb.store import key
+from scb_nb.stream import BatchStream, Source
 from tests.helpers import double, parameters, small_stream, start_of
 
 INF = math.inf
@@ -367,11 +369,15 @@ def test_training_that_does_not_come_to_its_end_gives_no_estimate() -> None:
     gives_up = SmallSteps(steps=2, batch_size=10, step_size=0.1)
     diverges = PlainDescent(optimizer="sgd", steps=500, batch_size=10, step_size=1e6)
     ends = PlainDescent(optimizer="sgd", steps=2, batch_size=10, step_size=0.1)
-    assert price.train(batch, task, [gives_up]) is None
-    assert price.train(batch, task, [diverges]) is None
-    estimate = price.train(batch, task, [ends])
-    assert estimate is not None
-    assert estimate.Q.shape == (100, 3)
+    source = BatchStream(batch, mu=task.mu)
+    assert price.train(source, [gives_up]) is None
+    assert price.train(source, [diverges]) is None
+    result = price.train(source, [ends])
+    assert result is not None
+    assert result.finished
+    other = price.train(source, [ends], start=result.state)
+    assert other is not None
+    assert not torch.equal(other.V, result.V)
 
 
 def test_second_stages_of_all_lengths_follow_one_first_stage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,12 +396,33 @@ def test_second_stages_of_all_lengths_follow_one_first_stage(monkeypatch: pytest
         ],
     )
     assert again.samples == row["ends"][1]["samples"]
-    assert price.judge(Estimate(again.V, again.A, 0.0, 0), task).items() <= row["ends"][1].items()
+    judged = price.judge(again, task)
+    assert judged == price.judge(Estimate(again.V, again.A, 0.0, 0), task)
+    assert judged.items() <= row["ends"][1].items()
 
 
 def test_a_first_stage_that_gives_up_has_no_ends() -> None:
     task = SCBTask.random(3, 20, 2, K_P=0.0, seed=0)
     assert price.once("small steps, once", task, 0, 0.2) == {"samples_first": None, "ends": []}
+
+
+class Huge:
+    """A first stage that ends where the second cannot but diverge."""
+
+    def step(self, state: State, source: Source) -> bool:
+        source.draw(10)
+        state.V = state.V * 1e30
+        return True
+
+
+def test_a_stage_that_diverges_counts_as_one_that_found_nothing() -> None:
+    task = SCBTask.random(3, 20, 2, K_P=0.2, seed=0)
+    diverges = PlainDescent(optimizer="sgd", steps=500, batch_size=10, step_size=1e6)
+    assert price.two_stages(diverges, (4,), task, 0) == {"samples_first": None, "ends": []}
+    row = price.two_stages(Huge(), (4, 8), task, 0)
+    assert row["samples_first"] == 10
+    assert [end.pop("samples") > 10 for end in row["ends"]] == [True, True]
+    assert row["ends"] == [price.judge(None, task)] * 2
 
 
 # Rivals: tuning

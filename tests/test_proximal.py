@@ -263,6 +263,14 @@ def test_critical_value_is_the_quantile(entries: int, false_alarms: float) -> No
     assert screening.critical_value(entries, false_alarms) == pytest.approx(expected, rel=1e-10, abs=1e-12)
 
 
+@pytest.mark.parametrize(("tails", "expected"), [(1, stats.norm.isf(0.1 / 5_000)), (2, stats.norm.isf(0.1 / 10_000))])
+def test_threshold_is_the_critical_value_in_units_of_the_noise(tails: int, expected: float) -> None:
+    A = noise(0)
+    torch.testing.assert_close(screening.threshold(A, MU, 0.1, tails), expected * screening.noise_level(A, MU))
+    above = A - A.median(0).values - screening.threshold(A, MU, 0.1)
+    assert torch.equal(screening.outstanding(A, MU, 0.1), above > 0)
+
+
 def test_false_alarms_are_as_rare_as_promised() -> None:
     """On noise alone, 2,000 times at 0.1; with the right rate this fails with probability 2e-6 over seeds.
 

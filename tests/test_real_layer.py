@@ -13,7 +13,8 @@ from test_book import cells, source
 
 from scb_nb import Batch, SCBTask
 from scb_nb.checks import check
-from scb_nb.layer import TransformerLayer, score_table
+from scb_nb.layer import TransformerLayer
+from scb_nb.reading import score_table
 
 CHAPTER = Path(__file__).parents[1] / "book" / "real_layer.md"
 TASK = SCBTask.random(3, 5, 2, K_P=0.3, q_floor=0.5, seed=1)
