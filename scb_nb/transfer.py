@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from scb_nb import geometry, validate
-from scb_nb.stages import State
+from scb_nb.state import State
 from scb_nb.task import SCBTask
 
 DRAWS = 100_000  # so often related_task tries; it stops at the first P' without a negative entry

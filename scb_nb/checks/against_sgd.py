@@ -9,7 +9,7 @@ import torch
 
 from scb_nb.checks.core import NotAnswered, close, exercise, multiple_choice
 from scb_nb.rivals import PlainDescent
-from scb_nb.stages import State
+from scb_nb.state import State
 from scb_nb.task import SCBTask
 from scb_nb.theory import align
 from scb_nb.training import fit

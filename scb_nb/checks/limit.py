@@ -9,7 +9,7 @@ import torch
 from scb_nb import geometry, screening
 from scb_nb.checks.core import close, exercise, multiple_choice
 from scb_nb.objective import batch_gradients
-from scb_nb.stages import State
+from scb_nb.state import State
 from scb_nb.task import SCBTask
 
 multiple_choice(

@@ -11,7 +11,7 @@ from scb_nb import screening
 from scb_nb.checks.core import NotAnswered, exercise, multiple_choice
 from scb_nb.objective import batch_gradients
 from scb_nb.probes import random_probes
-from scb_nb.stages import State
+from scb_nb.state import State
 from scb_nb.task import SCBTask
 
 multiple_choice(

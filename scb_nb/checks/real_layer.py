@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from scb_nb.checks.core import close, exercise, multiple_choice
-from scb_nb.layer import TransformerLayer, readings, train
+from scb_nb.layer import TransformerLayer, train
+from scb_nb.reading import readings
 from scb_nb.task import SCBTask
 
 multiple_choice(

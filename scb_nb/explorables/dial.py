@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scb_nb import figures, geometry, screening, validate
 from scb_nb.explorables.core import Explorable
 from scb_nb.objective import batch_gradients
-from scb_nb.stages import State
+from scb_nb.state import State
 from scb_nb.task import SCBTask
 
 CORRELATIONS = [round(0.05 * step, 2) for step in range(-20, 21)]

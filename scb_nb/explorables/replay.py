@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from scb_nb import figures, theory, validate
 from scb_nb.explorables.core import LETTERS, Explorable
-from scb_nb.stages import Stage, State
+from scb_nb.stages import Stage
+from scb_nb.state import State
 from scb_nb.task import SCBTask
 from scb_nb.training import fit
 
