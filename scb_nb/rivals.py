@@ -25,10 +25,13 @@ def optimizer_step(
 
     What the optimiser remembers stays in the state's memory under these names, so that a checkpoint has it.
     """
-    parameters = {name: value.clone() for name, (value, _, _) in moves.items()}
-    stepper = OPTIMIZERS[optimizer]([{"params": [parameters[name]], "lr": move[2]} for name, move in moves.items()])
+    parameters, groups = {}, []
+    for name, (value, gradient, rate) in moves.items():
+        parameters[name] = value.clone()
+        parameters[name].grad = gradient
+        groups.append({"params": [parameters[name]], "lr": rate})
+    stepper = OPTIMIZERS[optimizer](groups)
     for name, parameter in parameters.items():
-        parameter.grad = moves[name][1]
         suffix = f" of {name}"
         known = {key.removesuffix(suffix): value for key, value in state.memory.items() if key.endswith(suffix)}
         known.pop("sum", None)  # that of the iterates
