@@ -104,7 +104,7 @@ def attended_histogram(AT: torch.Tensor, batch: Batch) -> torch.Tensor:
     """
     empty = AT.new_zeros(len(batch), batch.vocab_size)
     if kernels.usable(AT):
-        kernels.add_histograms(AT.numpy(), batch.compact.numpy(), batch.query.numpy(), empty.numpy())
+        kernels.add_histograms(AT, batch.compact, batch.query, empty)
         return empty
     attention = AT.index_select(0, batch.query)  # (B, T)
     return empty.scatter_add(1, batch.tokens, attention)  # (B, N)

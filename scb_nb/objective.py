@@ -65,7 +65,7 @@ def batch_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch | Iterable[Ba
     """
     check_parameters(V, A)
     AT = A.T.contiguous()  # (N, T)
-    loss, gradient_V, gradient_AT = V.new_zeros(()), torch.zeros_like(V), torch.zeros_like(AT)
+    squares, gradient_V, gradient_AT = V.new_zeros(()), torch.zeros_like(V), torch.zeros_like(AT)
     minus_one = V.new_full((), -1)
     samples = 0
     parts = [batch] if isinstance(batch, Batch) else batch
@@ -76,13 +76,13 @@ def batch_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch | Iterable[Ba
         histogram = attended_histogram(AT, part)  # (B, N)
         residual = histogram @ V.T  # (B, N)
         residual.scatter_add_(1, part.target[:, None], minus_one.expand(len(part), 1))
-        loss += 0.5 * residual.square().sum()
+        squares += residual.square().sum()
         gradient_V += residual.T @ histogram  # (N, B) @ (B, N)
         add_pull(gradient_AT, residual @ V, part)
         samples += len(part)
     if samples == 0:
         raise ValueError("batch must hold at least one sample, got none")
-    return Gradients(loss / samples, gradient_V / samples, gradient_AT.T / samples)
+    return Gradients(0.5 * squares / samples, gradient_V / samples, gradient_AT.T / samples)
 
 
 def add_pull(gradient_AT: torch.Tensor, pull: torch.Tensor, batch: Batch) -> None:
@@ -91,7 +91,7 @@ def add_pull(gradient_AT: torch.Tensor, pull: torch.Tensor, batch: Batch) -> Non
     As a linear map it is the transpose of :func:`scb_nb.model.attended_histogram`.
     """
     if kernels.usable(pull):
-        kernels.add_pulls(pull.numpy(), batch.compact.numpy(), batch.query.numpy(), gradient_AT.numpy())
+        kernels.add_pulls(pull, batch.compact, batch.query, gradient_AT)
     else:
         gradient_AT.index_add_(0, batch.query, pull.gather(1, batch.tokens))
 

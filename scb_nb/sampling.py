@@ -79,8 +79,7 @@ class GuideTable:
     def look_up(self, words: NDArray[np.uint16], rng: np.random.Generator) -> NDArray[np.unsignedinteger]:
         """Return the packed tokens of each word; ``rng`` gives the remaining bits where a word does not suffice."""
         if kernels.COMPILED:
-            packed, unsure = np.empty(len(words), self._table.dtype), np.empty(len(words), np.intp)
-            unsure = unsure[: kernels.look_up(words, self._table, self._certain, packed, unsure)]
+            packed, unsure = kernels.look_up(words, self._table, self._certain)
         else:
             packed = self._table.take(words)
             unsure = np.flatnonzero(words >= self._certain) if self._certain < WORDS else np.empty(0, np.intp)
