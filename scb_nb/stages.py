@@ -177,10 +177,10 @@ class Descent:
     def _directions(self, state: State, gradients: Gradients) -> tuple[torch.Tensor, torch.Tensor]:
         scale = state.mu if self.precondition else 1 / len(state.mu)
         direction_V, direction_A = gradients.V / scale, gradients.A / scale
-        support = state.support if self.sparsity == "support" else torch.ones_like(state.support)
+        support = state.support if self.sparsity == "support" else None  # none: all positions
         if self.project:
             return geometry.centre_V(direction_V, state.mu), geometry.centre_A(direction_A, support)
-        return direction_V, direction_A * support
+        return direction_V, direction_A if support is None else direction_A * support
 
     def _take_mean(self, state: State) -> None:
         averaged = self.steps - self.steps // 2
