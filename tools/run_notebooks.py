@@ -93,13 +93,13 @@ def convert(notebooks: dict[str, Path], folder: Path) -> None:
         jupytext.write(jupytext.read(source), target)
 
 
-def run(folder: Path, workers: int, timeout: int) -> int:
-    """Run every notebook of the folder; return pytest's exit status."""
+def run(folder: Path, workers: int, timeout: int, *options: str, python: str = sys.executable) -> int:
+    """Run every notebook of the folder with a Python that has nbmake; return pytest's exit status."""
     (folder / "pytest.ini").write_text("[pytest]\n")  # so that the settings of our own tests do not apply
     arguments = ["--nbmake", f"--nbmake-timeout={timeout}", f"--numprocesses={workers}", "--junitxml=report.xml"]
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     environment = {"OMP_NUM_THREADS": threads} | os.environ
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--verbose", *arguments, "."]
+    command = [python, "-m", "pytest", "-p", "no:cacheprovider", "--verbose", *arguments, *options, "."]
     return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 
 
