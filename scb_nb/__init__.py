@@ -5,9 +5,11 @@ One idea a module, dependencies in one direction:
 ``task`` the distribution and its best predictor; ``chains`` the Markov chains in it; ``stream`` samples from it;
 ``model`` the one-layer linear transformer; ``objective`` loss and gradients, on a batch and in the population;
 ``geometry`` the mu-weighted norms and the projections; ``theory`` the two numbers that summarise training;
-``screening`` and ``proximal`` what keeps attention sparse; ``stages`` of training, and ``training`` that runs them;
-``probes`` and ``transfer``, other ways to start; ``rivals``, ``links``, ``layer`` and ``estimators`` to compare with;
-``store`` results of long runs; ``figures``, ``explorables``, ``checks``, ``report`` what the chapters share.
+``kernels`` the loops over tokens, compiled where Numba is there;
+``screening`` and ``proximal`` what keeps attention sparse; ``state`` and ``stages`` of training, and ``training`` that
+runs them and saves them to a ``checkpoint``; ``many`` runs as one; ``probes`` and ``transfer``, other ways to start; ``rivals``, ``links``,
+``layer`` with its ``reading``, and ``estimators`` to compare with; ``store`` results of long runs;
+``figures``, ``explorables``, ``checks``, ``report`` what the chapters share.
 
 Shapes, everywhere: N is ``vocab_size``, T is ``seq_len``, B is ``batch_size``. ``P`` and ``V`` are (N, N) and ``Q`` and
 ``A`` are (T, N); in all four the *column* is the condition.

@@ -36,6 +36,7 @@ FOLDER = Path(__file__).parent / "results"
 # The modules that a result of training depends on.
 CORE = [
     "validate",
+    "kernels",
     "sampling",
     "stream",
     "chains",
@@ -46,6 +47,7 @@ CORE = [
     "theory",
     "proximal",
     "screening",
+    "state",
     "stages",
     "training",
 ]

@@ -27,12 +27,13 @@ from scb_nb import (
     validate,
 )
 from scb_nb.estimators import chi_squared, expectation_maximisation, moment_screen, screened_estimate
-from scb_nb.layer import TransformerLayer, attention_map, carry, readings, score_table, token_map
+from scb_nb.layer import TransformerLayer, carry
 from scb_nb.layer import train as train_layer
 from scb_nb.links import LinkDescent, least_nats_lost
 from scb_nb.model import predict
 from scb_nb.objective import reference_gradients
 from scb_nb.probes import Probes, random_probes
+from scb_nb.reading import attention_map, readings, score_table, token_map
 from scb_nb.rivals import PlainDescent, Trim
 from scb_nb.stages import Descent, LargeSteps, SmallSteps, SparseDescent, State
 from scb_nb.store import Store
@@ -103,6 +104,10 @@ def descent(kind: type[Descent] = Descent, **changes: object) -> Descent:
 
 def rival(**changes: object) -> PlainDescent:
     return PlainDescent(**{"optimizer": "adam", "steps": 2, "batch_size": 5, "step_size": 0.1, **changes})  # type: ignore[arg-type]
+
+
+def probes_with(**changes: object) -> torch.Tensor:
+    return random_probes(**{"mu": MU, "count": 2, "seed": 0, **changes})  # type: ignore[arg-type]
 
 
 def link_descent(**changes: object) -> LinkDescent:
@@ -361,8 +366,9 @@ BAD_INPUTS = [
     ],
     bad("attention_map of no layer", TypeError, r"layer must be a TransformerLayer, got Tensor",
         lambda: attention_map(P, BATCH)),
-    bad("readings samples", ValueError, r"batch_size must be an integer of at least 1, got 0",
+    bad("readings samples", ValueError, r"samples must be an integer of at least 1, got 0",
         lambda: readings(TASK, 0)),
+    bad("readings of no task", TypeError, r"task must be an SCBTask, got Batch", lambda: readings(BATCH)),
     *[
         bad(f"train layer {name} {value!r}", error, rf"{name} must be .* got {re.escape(got)}",
             lambda name=name, value=value: trained(**{name: value}))
@@ -629,6 +635,19 @@ BAD_INPUTS = [
         lambda: random_probes(MU, 5, seed=0)),
     bad("random_probes beside", ValueError, "count must be an integer of at least 0 and at most 3, got 4",
         lambda: random_probes(MU, 4, seed=0, beside=P)),
+    *[
+        bad(f"random_probes {name} {kind}", error, words, lambda changes=changes: probes_with(**changes))
+        for name, kind, changes, error, words in (
+            ("mu", "None", {"mu": None}, TypeError, r"mu must be a floating-point tensor, got None"),
+            ("mu", "array", {"mu": TASK.mu}, TypeError, r"mu must be a floating-point tensor, got array"),
+            ("mu", "integers", {"mu": torch.ones(3, dtype=torch.int64)}, TypeError, r"mu must be a floating-point"),
+            ("mu", "matrix", {"mu": P}, ValueError, r"mu must be a vector \(N,\) of positive numbers, got tensor"),
+            ("mu", "0", {"mu": torch.tensor([0.5, 0.5, 0.0])}, ValueError, r"mu must be a vector \(N,\) of positive"),
+            ("mu", "NaN", {"mu": MU * NAN}, ValueError, r"mu must be a vector \(N,\) of positive numbers"),
+            ("beside", "array", {"beside": GOOD_P}, TypeError, r"beside must be a floating-point tensor, got array"),
+            ("beside", "shape", {"beside": Q}, ValueError, r"beside must have shape \(3, 3\), got \(5, 3\)"),
+        )
+    ],
     bad("random_probes seed", TypeError, "seed must be an integer", lambda: random_probes(MU, 1, seed=0.5)),
     bad("PlainDescent step_size None", TypeError, r"step_size must be a finite number .* got None of type NoneType",
         lambda: rival(step_size=None)),
@@ -636,7 +655,7 @@ BAD_INPUTS = [
         bad(f"PlainDescent optimizer {value!r}", ValueError,
             "optimizer must be one of sgd, momentum, adam, got " + re.escape(repr(value)),
             lambda value=value: rival(optimizer=value))
-        for value in ("Adam", "", None, 2)
+        for value in ("Adam", "", None, 2, ["adam"], {}, np.array(["adam"]))
     ],
     *[
         bad(f"LinkDescent {name} {value!r}", ValueError,
@@ -794,7 +813,6 @@ BAD_INPUTS = [
             ("tensors", tuple(BATCH), TypeError, r"be an scb_nb\.Batch, got tuple"),
             ("no samples", BATCH[6:], ValueError, "hold at least one sample, got none"),
         )
-        if "screen" not in kind or name not in ("None", "tensors")
     ],
     *[
         bad(f"expectation_maximisation {name} {what}", error, rf"{name}.* {words}",
