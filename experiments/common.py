@@ -27,13 +27,12 @@ def main(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler that has the runs done instead")
     parser.add_argument("--fresh", action="store_true", help="do all runs again, also those that are kept")
     options = parser.parse_args()
-    tuned = []
-    if tuning:
-        tuned = Store(FOLDER / f"{name}_tuning.jsonl").run(run, tuning, jobs=options.jobs, fresh=options.fresh)
-    store = Store(FOLDER / f"{name}.jsonl")
-    records = store.run(run, settings() if callable(settings) else settings, jobs=options.jobs, fresh=options.fresh)
+    how = {"jobs": options.jobs, "cluster": options.cluster, "fresh": options.fresh}
+    tuned = Store(FOLDER / f"{name}_tuning.jsonl").run(run, tuning, **how) if tuning else []
+    records = Store(FOLDER / f"{name}.jsonl").run(run, settings() if callable(settings) else settings, **how)
     report(records)
     print(origin(records))
     outdated = sum(record["origin"]["code"] != code_digest(run) for record in [*tuned, *records])

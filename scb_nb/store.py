@@ -4,63 +4,61 @@ A store is one text file with a line for each run. A line is written at once whe
 what was cut off or damaged is noticed, and run again.
 """
 
-import ast
 import hashlib
-import importlib
 import inspect
 import json
-import multiprocessing
 import os
-import platform
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-import torch
+from joblib import cpu_count
 from tqdm import tqdm
 
-import scb_nb
-from scb_nb import validate
+from scb_nb import runs, validate
 from scb_nb.files import write_whole
+from scb_nb.provenance import checksum, code_digest, commit
+from scb_nb.runs import plain, told
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 # Where the book keeps its results: in the package, so that its notebooks find them wherever it is installed.
 FOLDER = Path(__file__).parent / "results"
 
-# The modules that a result of training depends on.
-CORE = [
-    "validate",
-    "kernels",
-    "sampling",
-    "stream",
-    "chains",
-    "task",
-    "model",
-    "objective",
-    "geometry",
-    "theory",
-    "proximal",
-    "screening",
-    "state",
-    "stages",
-    "training",
-]
+# How many failures a message lists.
+SHOWN = 20
 
 Record = dict[str, Any]
 Experiment = Callable[..., Mapping[str, Any]]
 
 
+class RunsFailed(RuntimeError):
+    """Some runs of a sweep failed, and all others are kept.
+
+    Attributes
+    ----------
+    failures : list of (dict, str)
+        The settings of each, and what went wrong.
+    """
+
+    def __init__(self, failures: list[tuple[dict[str, Any], str]], total: int) -> None:
+        self.failures = failures
+        super().__init__(f"{len(failures)} of {total} runs failed:{_listed(failures)}")
+
+
 class Store:
     """The runs of one experiment, in a file of one JSON object a line.
 
-    Each record has ``settings``, ``result``, and ``origin``: date (UTC), seconds, commit, versions, machine, and the
-    digest of the code (:func:`scb_nb.store.code_digest`).
+    Each record has ``settings``, ``result``, and ``origin``: date (UTC), seconds, commit, versions, machine, device,
+    the address of the worker on a cluster, and the digest of the code (:func:`scb_nb.provenance.code_digest`).
 
     Parameters
     ----------
@@ -76,7 +74,7 @@ class Store:
         records = {}
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []:
             digest, _, text = line.partition(" ")
-            if digest == _digest(text):
+            if digest == checksum(text):
                 record = json.loads(text)
                 records[key(record["settings"])] = record
         return records
@@ -87,10 +85,15 @@ class Store:
         settings: Sequence[Mapping[str, Any]],
         *,
         jobs: int | None = None,
+        cluster: "str | Client | None" = None,
         fresh: bool = False,
         progress: bool | None = None,
     ) -> list[Record]:
-        """Do the runs that are missing, in ``jobs`` processes, and return the records of all, in order.
+        """Do the runs that are missing, in ``jobs`` processes or on a cluster, and return the records of all, in order.
+
+        A run that fails does not stop the others, not even if it takes its process with it. What was killed goes on
+        with the same call, and so does what lacked a few runs. Several sweeps may share a store; what two of them lack,
+        both do.
 
         Parameters
         ----------
@@ -98,61 +101,98 @@ class Store:
             Of a module, so that other processes find it; called with the entries of one of the ``settings``, returns
             numbers and lists of numbers by name.
         settings : sequence of dict
-            Of numbers, strings, lists and such.
+            Of numbers, strings, lists and such; :func:`scb_nb.sweeps.grid` makes them.
         jobs : int, optional
-            By default the number of cores.
+            Processes on this machine; by default the number of cores.
+        cluster : str or dask.distributed.Client, optional
+            Do the runs there: the address of a Dask scheduler, such as "tcp://host:8786", or a client of it. The
+            experiment and this package must be installed on its workers, as they are here.
         fresh : bool
             Do all runs again.
         progress : bool, optional
-            Show a progress bar; by default only in a terminal.
+            Show a progress bar, or where there is no terminal a line every half minute; by default none there for
+            what takes less.
 
         Raises
         ------
+        RunsFailed
+            When all is done, if runs failed: which, and why. All others are kept.
+        ImportError, ConnectionError
+            If Dask is not installed; if there is no scheduler at the address, or none of its workers is left.
         RuntimeError
-            If runs failed: which, and why. All others are kept.
+            If the code on the workers is not the same as here.
         """
-        name = getattr(experiment, "__name__", "<lambda>")
-        if not callable(experiment) or name == "<lambda>":
+        if not callable(experiment) or not getattr(experiment, "__qualname__", "<lambda>").isidentifier():
             raise TypeError(f"experiment must be a function of a module, got {experiment!r}")
         if isinstance(settings, Mapping) or not all(isinstance(each, Mapping) for each in settings):
             raise TypeError(f"settings must be a sequence of dicts, got {settings!r}")
-        jobs = (os.cpu_count() or 1) if jobs is None else validate.integer("jobs", jobs, 1)
+        if jobs is not None and cluster is not None:
+            raise ValueError(f"jobs must be left out where a cluster does the runs, got {jobs!r}")
+        jobs = cpu_count() if jobs is None else validate.integer("jobs", jobs, 1)
+        if experiment.__module__ == "__main__" and (
+            cluster is not None or not hasattr(sys.modules["__main__"], "__file__")
+        ):
+            raise TypeError(
+                f"experiment must be a function of a module in a file, which workers import, got {experiment!r}"
+            )
+        every = {key(each): dict(each) for each in settings}
         known = {} if fresh else self.records()
-        missing = list({key(each): each for each in settings if key(each) not in known}.values())
-        failures = []
-        shared = {"commit": _commit(), "code": code_digest(experiment)}
-        with ProcessPoolExecutor(
-            min(jobs, max(1, len(missing))), multiprocessing.get_context("spawn"), _settle
-        ) as pool:
-            pending = {pool.submit(_timed, experiment, dict(each)): each for each in missing}
-            show = None if progress is None else not progress
-            for future in tqdm(as_completed(pending), total=len(pending), unit="run", disable=show):
-                if error := future.exception():
-                    failures.append(f"{dict(pending[future])}: {type(error).__name__}: {error}")
-                    continue
-                result, origin = future.result()
-                self._append({"settings": dict(pending[future]), "result": result, "origin": origin | shared})
+        missing = [each for name, each in every.items() if name not in known]
+        for each in missing:
+            _bind(experiment, each)
+        shared = {"commit": commit(), "code": code_digest(experiment)}
+        failures: list[tuple[dict[str, Any], str]] = []
+        try:
+            with _Progress(len(every), len(every) - len(missing), progress) as bar:
+                for index, end in runs.all_of(experiment, missing, jobs, cluster, shared["code"]):
+                    if isinstance(end, dict):
+                        self._append({**end, "origin": end["origin"] | shared})
+                    else:
+                        failures.append((missing[index], end if isinstance(end, str) else told(end)))
+                        bar.set_postfix(failed=len(failures), refresh=False)
+                    bar.update()
+        except (KeyboardInterrupt, ConnectionError) as error:
+            done = len(self.records().keys() & every.keys())
+            kept = f"{done} of {len(every)} runs are kept in {self.path}; the same call goes on from there"
+            raise type(error)(f"{str(error) or 'stopped'}: {kept}{_listed(failures)}") from None
         self._tidy(settings)
         if failures:
-            raise RuntimeError(f"{len(failures)} of {len(missing)} runs failed:\n" + "\n".join(failures))
+            raise RunsFailed(failures, len(missing))
         records = self.records()
-        return [records[key(each)] for each in settings]
+        return [records[name] for name in map(key, settings)]
 
     def _append(self, record: Record) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = not self.path.exists() or self.path.read_bytes()[-1:] in (b"", b"\n")
-        with open(self.path, "ab") as file:  # after a line that was cut off, on a line of its own
-            file.write((b"" if whole else b"\n") + _line(record))
+        with self._locked() as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            whole = file.read() in (b"", b"\n")
+            file.write((b"" if whole else b"\n") + _line(record))  # after a line that was cut off, on a line of its own
             file.flush()
             os.fsync(file.fileno())
 
+    @contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        """Open the file to read it and to add to it, while other processes wait with theirs; they see it as it is then.
+
+        The lock ends with the process that holds it. Where the system has none, two processes must not share a store.
+        """
+        while True:
+            with open(self.path, "ab+") as file:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):  # else it was rewritten meanwhile
+                    yield file
+                    return
+
     def _tidy(self, settings: Sequence[Mapping[str, Any]]) -> None:
         """Rewrite the file in the order of ``settings``, and behind them what else is whole."""
-        records = self.records()
-        first = {key(each): records[key(each)] for each in settings if key(each) in records}
-        content = b"".join(_line(record) for record in (first | records).values())
-        if content:
-            write_whole(self.path, content)
+        if not self.path.exists():
+            return
+        with self._locked():
+            records = self.records()
+            first = {name: records[name] for name in map(key, settings) if name in records}
+            write_whole(self.path, b"".join(_line(record) for record in (first | records).values()))
 
 
 def kept(name: str) -> list[Record]:
@@ -184,105 +224,41 @@ def origin(records: Sequence[Record]) -> str:
 
 def key(settings: Mapping[str, Any]) -> str:
     """Return what identifies these settings, whatever their order: 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=plain).encode()).hexdigest()[:16]
 
 
-def code_digest(experiment: Experiment) -> str:
-    """Return a digest of the code that the experiment runs; comments, docstrings and layout do not count.
-
-    That is the function and what it uses of its module, the modules of the package that all training runs, and those of
-    the package from which its module imports functions or classes.
-    """
-    module = inspect.getmodule(experiment)
-    core = [f"scb_nb.{name}" for name in CORE]
-    origins = {getattr(value, "__module__", None) or "" for value in vars(module).values()}
-    others = sorted(name for name in origins - {*core, __name__} if name.startswith("scb_nb."))
-    own = _used_by(experiment.__name__, ast.parse(inspect.getsource(module)))  # type: ignore[arg-type]
-    trees = [own, *(ast.parse(inspect.getsource(importlib.import_module(name))) for name in core + others)]
-    for node in (node for tree in trees for node in ast.walk(tree)):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            del body[0]
-    return _digest("".join(ast.dump(tree) for tree in trees))
+def _listed(failures: Sequence[tuple[Record, str]]) -> str:
+    """Return a line for each of the first failures, each behind a line break."""
+    lines = [f"\n{settings}: {why}" for settings, why in failures[:SHOWN]]
+    return "".join(lines) + (f"\nand {len(failures) - SHOWN} more" if len(failures) > SHOWN else "")
 
 
-def _used_by(name: str, tree: ast.Module) -> ast.Module:
-    """Return what a function uses of its module, itself included."""
-    definitions: dict[str, list[ast.stmt]] = {}
-    for statement in tree.body:
-        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            names = {statement.name}
-        else:
-            nodes = list(ast.walk(statement))
-            names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-            names |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
-            if not names:  # it may change what it names, as X[0] = 1 does
-                names = {node.id for node in nodes if isinstance(node, ast.Name)}
-                names = set() if "__name__" in names else names
-        for each in names:
-            definitions.setdefault(each, []).append(statement)
-    used: list[ast.stmt] = []
-    pending = [name]
-    while pending:
-        for statement in definitions.pop(pending.pop(), []):
-            if statement not in used:
-                used.append(statement)
-                pending += [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
-    return ast.Module([statement for statement in tree.body if statement in used], [])
-
-
-def _settle() -> None:
-    """Keep this process to one core, and end it with the one that started it, even if that is killed."""
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _timed(experiment: Experiment, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    began, date = time.perf_counter(), datetime.now(UTC)
-    result = json.loads(json.dumps(dict(experiment(**settings)), default=_plain))
-    versions = {"python": platform.python_version(), "scb_nb": scb_nb.__version__}
-    versions |= {"numpy": np.__version__, "torch": torch.__version__}
-    return result, {
-        "date": date.isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - began, 2),
-        "versions": versions,
-        "machine": f"{platform.machine()} {sys.platform}",
-    }
-
-
-def _commit() -> str:
-    """Return the commit of the repository that the package lies in, with a + if files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent)]
+def _bind(experiment: Experiment, settings: Mapping[str, Any]) -> None:
+    """Raise a TypeError if these are not the arguments of the experiment, before any run begins."""
     try:
-        head = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*command, "diff", "--quiet", "HEAD", "--", "."], check=False).returncode
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.strip() + ("+" if changed else "")
+        inspect.signature(experiment).bind(**settings)
+    except TypeError as error:
+        raise TypeError(f"settings must be the arguments of {experiment.__name__}, got {settings}: {error}") from None
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
-        return value.tolist()
-    raise TypeError(f"settings and results must be numbers, strings, lists and dicts, got {type(value).__name__}")
+class _Progress(tqdm):
+    """Runs done, failed, and the time left: a bar in a terminal, elsewhere a line every half minute."""
 
+    def __init__(self, total: int, done: int, show: bool | None) -> None:
+        self.lines, self.gap = not sys.stderr.isatty(), ""
+        settings = {"mininterval": 30, "miniters": 1, "delay": 0 if show else 30} if self.lines else {}
+        hidden = show is False or done == total
+        super().__init__(total=total, initial=done, unit="run", disable=hidden, **settings)
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    def display(self, *args: Any, **options: Any) -> None:
+        if not self.lines:
+            super().display(*args, **options)
+            return
+        self.fp.write(f"{self.gap}{self}")
+        self.fp.flush()
+        self.gap = "\n"
 
 
 def _line(record: Record) -> bytes:
-    text = json.dumps(record, sort_keys=True, default=_plain)
-    return f"{_digest(text)} {text}\n".encode()
+    text = json.dumps(record, sort_keys=True, default=plain)
+    return f"{checksum(text)} {text}\n".encode()

@@ -11,19 +11,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from joblib import cpu_count
 
 import scb_nb
 from experiments import bar, common
-from scb_nb import store
+from scb_nb import provenance, store, workers
 from scb_nb.files import write_whole
 from scb_nb.store import Store, code_digest, kept, key, origin
 from tests.helpers import Terminal
@@ -75,25 +75,25 @@ def no_number():
 '''
 
 
-class Threads(ThreadPoolExecutor):
+def one_by_one(task: Callable, arguments: list, jobs: int) -> Iterator[tuple[int, Any]]:
     """Stands in for the processes of a store: they take seconds to start."""
-
-    made: ClassVar[list[int]] = []
-
-    def __init__(self, workers: int, *_: object) -> None:
-        super().__init__(workers)
-        self.made.append(workers)
+    for index, argument in enumerate(arguments):
+        yield index, task(argument)
 
 
 @pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "ProcessPoolExecutor", Threads)
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[mock.Mock]:
+    """Do the runs in this process."""
+    threads, local = torch.get_num_threads(), mock.Mock(side_effect=one_by_one)
+    monkeypatch.setattr(workers, "local", local)
+    yield local
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
-def quick(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(here: mock.Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a look at the repository and the code either."""
-    monkeypatch.setattr(store, "_commit", lambda: "0" * 40)
+    monkeypatch.setattr(store, "commit", lambda: "0" * 40)
     monkeypatch.setattr(store, "code_digest", lambda experiment: "0" * 16)
 
 
@@ -178,14 +178,14 @@ def test_fresh_does_all_again_and_leaves_other_settings_alone(quick: None, run: 
 
 @pytest.mark.parametrize(
     ("jobs", "count", "workers"),
-    [(3, 5, 3), (3, 2, 2), (1, 5, 1), (None, 2 * (os.cpu_count() or 1), os.cpu_count())],
+    [(3, 5, 3), (3, 2, 2), (1, 5, 1), (None, 2 * cpu_count(), cpu_count())],
     ids=["fewer jobs", "fewer runs", "one job", "a job for each core"],
 )
 def test_as_many_workers_as_jobs_but_not_more_than_runs(
-    quick: None, run: Callable, tmp_path: Path, jobs: int | None, count: int, workers: int
+    quick: None, here: mock.Mock, run: Callable, tmp_path: Path, jobs: int | None, count: int, workers: int
 ) -> None:
     Store(tmp_path / "x.jsonl").run(run, wanted(tmp_path, count), jobs=jobs)
-    assert Threads.made[-1] == workers
+    assert here.call_args.args[2] == workers
 
 
 def test_runs_in_other_processes(module: Callable[..., ModuleType], tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_failures_are_listed_and_all_else_is_kept(quick: None, module: Callable,
         results.run(experiment.run, settings, jobs=1)
     first, *lines = str(told.value).splitlines()
     assert first == "2 of 3 runs failed:"
-    assert [line.rpartition(": ")[2] for line in sorted(lines)] == ["first", "second"]
+    assert [line.rpartition(": ")[2].split()[0] for line in sorted(lines)] == ["first", "second"]
     assert all(str(settings[i]) in str(told.value) for i in (0, 2))
     assert sorted(record["settings"]["number"] for record in results.records().values()) == [1, 3, 4]
     for name, message in (("nothing", "NoneType"), ("no_number", "must be numbers, .* got object")):
@@ -340,7 +340,8 @@ def be_killed(folder: str) -> None:
         child = os.fork()
         if child == 0:
             with (
-                mock.patch.multiple(store, ProcessPoolExecutor=Threads, _commit=str, code_digest=str),
+                mock.patch.multiple(store, commit=str, code_digest=str),
+                mock.patch.object(workers, "local", one_by_one),
                 mock.patch("os.fsync"),
             ):
                 Store(Path(folder) / "x.jsonl").run(run, wanted(Path(folder), 12, sleep=0.03), jobs=1)
@@ -439,24 +440,24 @@ def test_the_digest_of_the_code_covers_what_training_runs(
 ) -> None:
     """A constant changed in any of these modules changes it; and no module that these import is left out."""
     run = module(CODE).run
-    digest, read = code_digest(run), store.inspect.getsource
-    for name in store.CORE:
+    digest, read = code_digest(run), provenance.inspect.getsource
+    for name in provenance.CORE:
         one = importlib.import_module(f"scb_nb.{name}")
         changed = lambda m, one=one: read(m) + ("\nnew = 1\n" if m is one else "")  # noqa: E731
-        monkeypatch.setattr(store.inspect, "getsource", changed)
+        monkeypatch.setattr(provenance.inspect, "getsource", changed)
         assert code_digest(run) != digest, name
     monkeypatch.undo()
     names = re.compile(r"from scb_nb(?:\.(\w+))? import ([\w, ]+)")
     imported = set()
-    for name in store.CORE:
+    for name in provenance.CORE:
         for of, what in names.findall((ROOT / "scb_nb" / f"{name}.py").read_text()):
             imported |= {of} if of else set(what.split(", "))
-    assert imported - set(store.CORE) == {"checkpoint"}  # what a run is saved to, if it is
+    assert imported - set(provenance.CORE) == {"checkpoint"}  # what a run is saved to, if it is
 
 
 def with_line(line: str, name: str) -> Callable[[ModuleType], str]:
     """Reads sources; there is a line more at the end of that module of the package."""
-    read, one = store.inspect.getsource, importlib.import_module(f"scb_nb.{name}")
+    read, one = provenance.inspect.getsource, importlib.import_module(f"scb_nb.{name}")
     return lambda module: read(module) + (f"\n{line}\n" if module is one else "")
 
 
@@ -484,7 +485,7 @@ def test_the_digest_of_the_code_covers_what_the_experiment_imports_from(
     for name in ("rivals", "estimators", "figures", "files", "store", "stages"):
         for line, sees in (("new = 1", name in covered | {"stages"}), ("# New.", False)):
             with monkeypatch.context() as patched:
-                patched.setattr(store.inspect, "getsource", with_line(line, name))
+                patched.setattr(provenance.inspect, "getsource", with_line(line, name))
                 assert (code_digest(run) != digest) == sees, name
 
 
@@ -496,14 +497,14 @@ def test_the_digests_of_the_book_cover_the_rivals_and_estimators_that_they_run(
     digest = code_digest(run)
     for other in ("rivals", "estimators"):
         with monkeypatch.context() as patched:
-            patched.setattr(store.inspect, "getsource", with_line("new = 1", other))
+            patched.setattr(provenance.inspect, "getsource", with_line("new = 1", other))
             assert (code_digest(run) != digest) == (other in covered)
 
 
 # Where results come from
 
 
-def test_every_record_tells_its_origin(threads: None, module: Callable, tmp_path: Path) -> None:
+def test_every_record_tells_its_origin(here: mock.Mock, module: Callable, tmp_path: Path) -> None:
     run = module().run
     [record] = Store(tmp_path / "x.jsonl").run(run, wanted(tmp_path, 1, sleep=0.11), jobs=1)
     assert set(record) == {"settings", "result", "origin"}
@@ -516,6 +517,8 @@ def test_every_record_tells_its_origin(threads: None, module: Callable, tmp_path
     assert told["versions"]["scb_nb"] == scb_nb.__version__
     assert set(told["versions"]) == {"python", "scb_nb", "numpy", "torch"}
     assert told["machine"].endswith(sys.platform)
+    assert told["device"] == "cpu"
+    assert set(told) == {"date", "seconds", "commit", "code", "versions", "machine", "device"}
 
 
 def test_the_commit_has_a_plus_if_the_package_differs_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,18 +529,18 @@ def test_the_commit_has_a_plus_if_the_package_differs_from_it(tmp_path: Path, mo
         monkeypatch.delenv(name, raising=False)
     package = tmp_path / "repository" / "package"
     package.mkdir(parents=True)
-    monkeypatch.setattr(store, "__file__", str(package / "store.py"))
-    assert store._commit() == "unknown"
+    monkeypatch.setattr(provenance, "__file__", str(package / "store.py"))
+    assert provenance.commit() == "unknown"
     (package / "store.py").write_text("x = 1\n")
     (package.parent / "other.py").write_text("x = 1\n")
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "x"]):
         subprocess.run(["git", "-C", str(package.parent), *command], check=True, capture_output=True)
-    assert re.fullmatch(r"[0-9a-f]{40}", store._commit())
+    assert re.fullmatch(r"[0-9a-f]{40}", provenance.commit())
     (package.parent / "other.py").write_text("x = 2\n")
-    assert re.fullmatch(r"[0-9a-f]{40}", store._commit())
+    assert re.fullmatch(r"[0-9a-f]{40}", provenance.commit())
     (package / "store.py").write_text("x = 2\n")
-    assert re.fullmatch(r"[0-9a-f]{40}\+", store._commit())
+    assert re.fullmatch(r"[0-9a-f]{40}\+", provenance.commit())
 
 
 def record_of(date: str, commit: str, seconds: float, machine: str = "x86_64 linux") -> dict:
