@@ -162,6 +162,7 @@ def test_solutions_are_folded_in_cells_of_their_own(book, page):
         if solution or any(heading.startswith("### Exercise ") for heading in headings):
             assert len(headings) == 1
             assert cell.source.startswith(headings[0])
+            assert not solution or cell.source == headings[0], "what is folded is under the heading, not with it"
 
 
 def test_what_the_page_hides_is_hidden(book):

@@ -197,11 +197,13 @@ class Book:
             parts: list[list[str]] = [[]]
             for block in blocks(cell.source):
                 name = block.name if isinstance(block, Directive) else ""
+                in_solution |= name == "solution-start"
                 if name in ("exercise-start", "solution-start"):
                     parts.append([])
-                in_solution |= name == "solution-start"
                 if solutions or not in_solution:
                     parts[-1].append(self.written(block, values).strip())
+                if name == "solution-start":
+                    parts.append([])  # under a heading of its own
                 in_solution &= name != "solution-end"
             texts = ("\n\n".join(filter(None, part)) for part in parts)
             cells += [new_markdown_cell(text) for text in texts if text]
