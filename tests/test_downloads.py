@@ -6,15 +6,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from zipfile import ZipFile
 
 import nbformat
 import pytest
 import yaml
+from sphinx.errors import ConfigError
 
 import scb_nb
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import downloads  # noqa: E402
+
 VERSION = scb_nb.__version__
 ADDRESS = "https://github.com/some-one/a.book"
 
@@ -122,3 +129,20 @@ def test_what_may_be_done_with_the_text_is_told(page: str) -> None:
 def test_pages_without_code_offer_no_notebook(site: tuple[Path, str]) -> None:
     page = (site[0] / "book" / "index.html").read_text(encoding="utf-8")
     assert [label for label in ("download-notebook", "plain-notebook", "colab", "binder") if links(page, label)] == []
+
+
+@pytest.mark.parametrize(
+    "address", ["github.com/a/b", "https://github.com/a", "https://github.com/a b/c", "git@github.com:a/b"]
+)
+def test_an_address_that_leads_nowhere_is_refused(address: str) -> None:
+    config: Any = SimpleNamespace(html_theme_options={"repository_url": address})
+    with pytest.raises(ConfigError, match=re.escape(f"must be like https://github.com/NAME/BOOK, got {address}")):
+        downloads.settle_buttons(None, config)
+
+
+def test_colab_opens_nothing_from_elsewhere() -> None:
+    (binder,) = downloads.launch_buttons("https://gitlab.com/a/b/c", "v1", "notebooks/x.ipynb")
+    assert (
+        binder["url"]
+        == "https://mybinder.org/v2/git/https%3A%2F%2Fgitlab.com%2Fa%2Fb%2Fc/v1?urlpath=lab/tree/notebooks/x.ipynb"
+    )

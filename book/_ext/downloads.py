@@ -3,6 +3,7 @@
 The repository's address is set in _config.yml alone (repository: url). While it is empty, no button leads there.
 """
 
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from flit_core.wheel import make_wheel_in
 from jupyter_cache import get_cache
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -23,9 +25,11 @@ from plain import Book, package_version, wheel_name, without_outputs  # noqa: E4
 
 def settle_buttons(app: Sphinx, config: Config) -> None:
     """Show the theme's buttons for the repository where that has an address."""
-    known = bool(config.html_theme_options.get("repository_url"))
+    address = config.html_theme_options.get("repository_url")
+    if address and not re.fullmatch(r"https://[^\s/]+(/[^\s/?#]+){2,}/?", address):
+        raise ConfigError(f"repository: url in _config.yml must be like https://github.com/NAME/BOOK, got {address}")
     for button in ("repository", "edit_page", "issues"):
-        config.html_theme_options[f"use_{button}_button"] = known
+        config.html_theme_options[f"use_{button}_button"] = bool(address)
 
 
 @cache
