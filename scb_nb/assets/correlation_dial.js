@@ -5,12 +5,6 @@ function start(stage) {
   const size = read.length, length = size / tokens; // entry (t, k) is at t * tokens + k
   const now = { ...data.opening };
 
-  const shape = (tag, attributes = {}, ...children) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.append(...children);
-    return node;
-  };
   const sorted = (values) => [...values].sort((a, b) => a - b);
   const median = (values) => sorted(values)[(values.length - 1) >> 1]; // the lower one of two, as in PyTorch
 
@@ -40,37 +34,23 @@ function start(stage) {
   const chart = shape("svg", { class: "scb-errors scb-heights", viewBox: `0 0 ${WIDE} ${HIGH}`, "aria-hidden": "true" },
     ...grid, ...limits, ...dots.values(),
     shape("text", { x: (WIDE + LEFT) / 2, y: HIGH - 8, "text-anchor": "middle" }, "entries of A, query by query"));
-  const diamond = shape("svg", { viewBox: "-8 -8 16 16" }, shape("path", { class: "scb-diamond", d: "M0,-7 L7,0 L0,7 L-7,0 Z" }));
+  const diamond = shape("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, shape("path", { class: "scb-diamond", d: "M0,-7 L7,0 L0,7 L-7,0 Z" }));
   const legend = element("p", { className: "scb-legend" },
     element("span", {}, diamond, " positions that are read"),
     element("span", {}, "up: height in units of noise (on a scale of roots); dotted: what noise alone exceeds nowhere"));
 
   // Controls
 
-  const shown = {}, sliders = {};
-  const name = { correlation: "Correlation of V with P", samples: "Samples" };
-  const words = {
-    correlation: () => correlations[now.correlation].toFixed(2).replace("-", "\u2212"),
-    samples: () => samples[now.samples].toLocaleString("en"),
-  };
-  const controls = element("div", { className: "scb-controls" });
-  for (const dial of ["correlation", "samples"]) {
-    const choices = dial === "samples" ? samples : correlations;
-    shown[dial] = element("output");
-    sliders[dial] = element("input", { type: "range", name: dial, min: 0, max: choices.length - 1, step: 1, value: now[dial] });
-    sliders[dial].oninput = () => { now[dial] = Number(sliders[dial].value); draw(); };
-    controls.append(element("label", {}, element("span", {}, `${name[dial]}: `, shown[dial]), sliders[dial]));
-  }
+  const words = { correlation: (value) => value.toFixed(2).replace("-", "\u2212"), samples: (value) => value.toLocaleString("en") };
+  const dial = (name, label, values) => slider(name, [label], values, now[name], words[name], (_, index) => { now[name] = index; draw(); }).node;
+  const controls = element("div", { className: "scb-controls" },
+    dial("correlation", "Correlation of V with P", correlations), dial("samples", "Samples", samples));
   const summary = element("p", { "aria-live": "polite" });
   stage.append(controls, chart, legend, summary);
 
   function draw() {
     const found = heights();
     for (const [i, dot] of dots) dot.setAttribute("transform", `translate(${across(i).toFixed(1)} ${level(found[i]).toFixed(1)})`);
-    for (const dial of ["correlation", "samples"]) {
-      shown[dial].textContent = words[dial]();
-      sliders[dial].setAttribute("aria-valuetext", words[dial]());
-    }
     const count = (test) => found.filter((height, i) => test(height, read[i])).length;
     const up = count((height, is) => is && height > critical), down = count((height, is) => is && height < -critical);
     const others = count((height, is) => !is && Math.abs(height) > critical);
@@ -78,7 +58,7 @@ function start(stage) {
     const needed = Math.abs(c) < 0.001 ? "no number of samples is enough"
       : `about ${Number(((critical / (c * signal)) ** 2).toPrecision(2)).toLocaleString("en")} samples should do`;
     // In the words of explorables.correlation_dial.
-    summary.textContent = `Correlation ${words.correlation()}, ${words.samples()} samples: of ${read.filter(Boolean).length} positions that are read, ` +
+    summary.textContent = `Correlation ${words.correlation(c)}, ${words.samples(samples[now.samples])} samples: of ${read.filter(Boolean).length} positions that are read, ` +
       `${up} stand out upwards and ${down} downwards, and ${others} of the others. By the formula, ${needed}.`;
   }
   draw();

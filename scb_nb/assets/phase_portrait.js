@@ -5,13 +5,6 @@ function start(stage) {
   const setting = { ...data.opening }; // seq_len, K_P, K_Q, ratio
   let [startV, startA] = data.start;
 
-  const shape = (tag, attributes = {}, ...children) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.append(...children);
-    return node;
-  };
-
   // The flow, with rate 1 for V and the ratio as the rate for A.
   const velocity = (x, y) => {
     const { seq_len, K_P, K_Q, ratio } = setting;
@@ -72,15 +65,8 @@ function start(stage) {
   const written = { seq_len: (value) => value.toLocaleString("en"), ratio: (value) => (value < 1 ? `1 : ${Number((1 / value).toPrecision(3))}` : `${Number(value.toPrecision(3))} : 1`) };
   const controls = element("div", { className: "scb-controls" });
   for (const [name, values] of Object.entries(choices)) {
-    const shown = element("output");
-    const slider = element("input", { type: "range", name, min: 0, max: values.length - 1, step: 1, value: values.indexOf(setting[name]) });
-    const show = () => {
-      shown.textContent = (written[name] ?? ((value) => value.toFixed(2)))(setting[name]);
-      slider.setAttribute("aria-valuetext", shown.textContent);
-    };
-    slider.oninput = () => { setting[name] = values[slider.value]; show(); draw(); };
-    show();
-    controls.append(element("label", {}, element("span", {}, ...labels[name], ": ", shown), slider));
+    controls.append(slider(name, labels[name], values, values.indexOf(setting[name]), written[name] ?? ((value) => value.toFixed(2)),
+      (value) => { setting[name] = value; draw(); }).node);
   }
 
   // The portrait

@@ -4,36 +4,10 @@ function start(stage) {
   const { P, Q, mu, letters, stages, frames } = data;
   let now = data.opening, timer = null;
 
-  const shape = (tag, attributes = {}, ...children) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.append(...children);
-    return node;
-  };
-
-  // Four matrices, each a picture of squares: the darker, the larger; what is negative has the other colour.
-
-  function picture(title, rows, columns, named) {
-    const high = rows > 12 ? 0.6 : 1; // of one row, in widths of a column
-    const squares = Array.from({ length: rows * columns }, (_, i) =>
-      shape("rect", { class: "scb-square", x: 1.2 + (i % columns), y: high * Math.floor(i / columns), width: 1, height: high }));
-    const label = (text, x, y) => shape("text", { x, y, "font-size": 0.55, "text-anchor": "middle" }, text);
-    const svg = shape("svg", { viewBox: `0 0 ${columns + 1.3} ${high * rows + 0.9}`, "aria-hidden": "true" }, ...squares,
-      shape("rect", { class: "scb-frame", x: 1.2, y: 0, width: columns, height: high * rows }),
-      ...letters.map((letter, k) => label(letter, 1.7 + k, high * rows + 0.65)),
-      ...named.map((name, t) => label(name, 0.6, high * (t + 0.5) + 0.2)));
-    const node = element("div", { className: "scb-matrix" }, element("div", { className: "scb-title" }, title), svg);
-    const highest = Math.max(...(rows === mu.length ? P : Q).flat());
-    const show = (values) => values.flat().forEach((value, i) => {
-      squares[i].setAttribute("class", value < 0 ? "scb-square scb-negative" : "scb-square");
-      squares[i].setAttribute("fill-opacity", Math.min(1, Math.abs(value) / highest).toFixed(3));
-    });
-    return { node, show };
-  }
-
-  const positions = Q.map((_, t) => String(t + 1));
-  const A = picture("A, learnt", Q.length, mu.length, positions), wantedA = picture("Q, true", Q.length, mu.length, positions);
-  const V = picture("V, learnt", mu.length, mu.length, letters), wantedV = picture("P, true", mu.length, mu.length, letters);
+  const positions = Q.map((_, t) => String(t + 1)), high = Q.length > 12 ? 0.6 : 1;
+  const highest = (matrix) => Math.max(...matrix.flat());
+  const [A, wantedA] = ["A, learnt", "Q, true"].map((title) => heatMap(title, positions, letters, highest(Q), high));
+  const [V, wantedV] = ["V, learnt", "P, true"].map((title) => heatMap(title, letters, letters, highest(P)));
   wantedA.show(Q);
   wantedV.show(P);
 
@@ -64,10 +38,9 @@ function start(stage) {
 
   // Controls
 
-  const shown = element("output");
-  const slider = element("input", { type: "range", min: 0, max: frames.length - 1, step: 1, value: now });
-  slider.oninput = () => { stop(); now = Number(slider.value); draw(); };
-  const controls = element("div", { className: "scb-controls" }, element("label", {}, element("span", {}, "Record: ", shown), slider));
+  const told = (i) => `${i + 1} of ${frames.length}, ${frames[i].samples.toLocaleString("en")} samples`;
+  const scrub = slider("record", ["Record"], frames.map((_, i) => i), now, told, (i) => { stop(); now = i; draw(); });
+  const controls = element("div", { className: "scb-controls" }, scrub.node);
   const play = element("button", { type: "button" }, "Play");
   const summary = element("p", { "aria-live": "polite" });
 
@@ -97,9 +70,7 @@ function start(stage) {
     const frame = frames[now];
     A.show(frame.A);
     V.show(frame.V);
-    slider.value = now;
-    shown.textContent = `${now + 1} of ${frames.length}`;
-    slider.setAttribute("aria-valuetext", `${shown.textContent}, ${frame.samples.toLocaleString("en")} samples`);
+    scrub.set(now);
     const x = across(frame.samples);
     cursor.setAttribute("x1", x);
     cursor.setAttribute("x2", x);

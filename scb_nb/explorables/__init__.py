@@ -10,6 +10,7 @@ from scb_nb.explorables.dial import correlation_dial
 from scb_nb.explorables.draw import contextual_bigram, live_contextual_bigram
 from scb_nb.explorables.plane import phase_portrait
 from scb_nb.explorables.replay import training_replay
+from scb_nb.explorables.train import train_here
 
 __all__ = [
     "LETTERS",
@@ -18,5 +19,6 @@ __all__ = [
     "correlation_dial",
     "live_contextual_bigram",
     "phase_portrait",
+    "train_here",
     "training_replay",
 ]

@@ -49,7 +49,9 @@ class Explorable:
         key = hashlib.sha256((script + data).encode()).hexdigest()[:12]
         picture = base64.b64encode(self.png).decode()
         return (
-            f'<div class="scb-explorable" data-scb="{key}"><style>{style}</style>'
+            f'<div class="scb-explorable" data-scb="{key}" data-script="{self._script}" role="group" '
+            f'aria-label="{html.escape(self._question)}">'
+            f"<style>{style}</style>"
             f'<p class="scb-question">{html.escape(self._question)}</p><div class="scb-stage"></div>'
             f'<img class="scb-still" alt="{html.escape(self.alt)}" src="data:image/png;base64,{picture}"></div>'
             f'<script>(() => {{ const data = {data}; {shared} {script} mount("{key}", start); }})();</script>'

@@ -36,7 +36,7 @@ def contextual_bigram(task: SCBTask, *, seed: int = 0, query: int = 0) -> Explor
     letters = LETTERS[: task.vocab_size]
     prediction = task.P[:, context] @ task.Q[:, query]  # (N,)
     read = np.flatnonzero(task.Q[:, query])
-    reads = " and ".join(f"position {t + 1} (token {letters[context[t]]}, weight {task.Q[t, query]:.2f})" for t in read)
+    reads = " and ".join(f"position {t + 1} (weight {task.Q[t, query]:.2f}, token {letters[context[t]]})" for t in read)
     return Explorable(
         "contextual_bigram.js",
         {
@@ -50,8 +50,9 @@ def contextual_bigram(task: SCBTask, *, seed: int = 0, query: int = 0) -> Explor
         },
         question="Which context tokens can you change without changing the prediction? Does that depend on the query?",
         still=_still(task, context, query, prediction),
-        alt=f"With query {letters[query]}, the answer depends on {reads} only; "
-        f"the likeliest answer is {letters[prediction.argmax()]}, with probability {prediction.max():.2f}.",
+        # In the words of contextual_bigram.js.
+        alt=f"Query {letters[query]} reads {reads}. "
+        f"The likeliest answer is {letters[prediction.argmax()]}, with probability {prediction.max():.2f}.",
     )
 
 
