@@ -57,17 +57,20 @@ def write(kind: str, root: Path, pages: Iterable[str], *, whole: bool) -> None:
 
 
 def copy_to_lab(root: Path) -> None:
-    """Copy notebooks to where one may change them: a copy is kept until its chapter changes, and then as .old.ipynb."""
+    """Copy notebooks to where one may change them; when a chapter changes, a copy that was changed is put aside."""
     folder = root / FOLDERS["notebooks"]
     for source in sorted(folder.rglob("*.ipynb")):
-        target = root / LAB / source.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
+        name = source.relative_to(folder)
+        copy, given = root / LAB / name, root / LAB / ".given" / name
+        new, last = source.read_bytes(), given.read_bytes() if given.exists() else None
+        if copy.exists() and new == last:
             continue
-        if target.exists():
-            target.replace(target.with_suffix(".old.ipynb"))
-            print(f"{target.relative_to(root)} has changed in the book; yours is {target.stem}.old.ipynb beside it")
-        shutil.copyfile(source, target)
+        if copy.exists() and copy.read_bytes() != last:
+            copy.replace(copy.with_suffix(".old.ipynb"))
+            print(f"{name} has changed in the book; yours is {name.stem}.old.ipynb beside it")
+        for target in (copy, given):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(new)
 
 
 if __name__ == "__main__":
