@@ -41,6 +41,7 @@ LOUD_TASKS, LOUD_MOST = 48, 20_000
 PASSES = (20, 40, 80, 160, 320, 640, 1_280)
 LENGTHS_SECOND, SHORT, LONG_PASSES = (100, 300, 1_000, 3_000, 10_000), 100, 320  # longer passes at the shortest T only
 CORRELATION = 0.9
+SLOW = 0.1  # a smaller step size than that of the recipe, where S varies
 EPSILONS = (0.05, 0.02)
 
 # Descent on all positions, with so many samples, for several times steps x eta and step sizes.
@@ -77,6 +78,10 @@ def settings() -> list[dict]:
         for time in TIMES
         for rate in STEP_SIZES
         if 1 <= batch_size(time, rate) <= SAMPLES / 4
+    ]
+    found += [
+        {"what": "second stage", "seq_len": SHORT, "vocab_size": 3, "sparsity": S, "step_size": SLOW, "tasks": TASKS}
+        for S in SPARSITIES[1:]
     ]
     return [each | {"first": 1_000 * (number + 1)} for number, each in enumerate(found)]
 
@@ -124,7 +129,7 @@ def trials(result: dict) -> list[dict]:
     return [{"samples": result["samples"], "seen": seen} for seen in result["seen"]]
 
 
-def second_stage(seq_len: int, vocab_size: int, sparsity: int, seed: int) -> dict[str, Any]:
+def second_stage(seq_len: int, vocab_size: int, sparsity: int, seed: int, step_size: float = 0.3) -> dict[str, Any]:
     """Train on one task from the known support, in second stages of several lengths; return both errors for each."""
     task = SCBTask.random(vocab_size, seq_len, sparsity, K_P=0.3, q_floor=1.0, seed=seed)
     P, Q, mu = task.tensors(like=torch.empty(()))
@@ -139,7 +144,7 @@ def second_stage(seq_len: int, vocab_size: int, sparsity: int, seed: int) -> dic
         if seq_len > SHORT and steps > LONG_PASSES:
             break
         source = task.stream(seed, device="cpu", share_mu=True)  # the same samples for all
-        stage = SparseDescent(steps=steps, batch_size=64, step_size=0.3, passes=1)
+        stage = SparseDescent(steps=steps, batch_size=64, step_size=step_size, passes=1)
         result = fit(source, [stage], start=start, record_every=10_000)
         aligned = align(result.V, result.A, task)
         errors.append([brief(aligned.error_V), brief(aligned.error_A)])
@@ -223,7 +228,8 @@ def report(records: list[Record]) -> None:
                     print(error)
     for record in select(records, what="second stage"):
         own = record["settings"]
-        print("stage 2", own["seq_len"], own["vocab_size"], own["sparsity"], [for_error(record, e) for e in EPSILONS])
+        sizes = own["seq_len"], own["vocab_size"], own["sparsity"], own.get("step_size", "")
+        print("stage 2", *sizes, [for_error(record, epsilon) for epsilon in EPSILONS])
     for record in select(records, what="rates"):
         own, result = record["settings"], record["result"]
         ends = [np.nan if a is None else a for a in result["alpha_V"]]
