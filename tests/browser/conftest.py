@@ -1,5 +1,6 @@
 """The built site, served on this machine alone, and one headless Chromium in which its pages are opened."""
 
+import json
 import os
 import shutil
 import threading
@@ -10,11 +11,17 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
 
-SITE = Path(os.environ.get("SITE", Path(__file__).parents[2] / "_build/html")).resolve()
+ROOT = Path(__file__).parents[2]
+SITE = Path(os.environ.get("SITE", ROOT / "_build/html")).resolve()
+REPORT = ROOT / "build" / "pages.json"
+BASEURL = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["html"].get("baseurl") or ""
+TOP = urlsplit(BASEURL).path.rstrip("/") + "/"  # the folder that the published site lies in
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -29,10 +36,11 @@ UNFOLD = """() => {
     for (const title of folded) title.click();
     return folded.length;
 }"""
+# When the page answered to its reader: every script had run, and every formula was drawn.
+TIMER = """addEventListener("load", () => document.fonts.ready.then(() => window.MathJax?.startup?.promise)
+    .then(() => { window.answeredAt = performance.now(); }))"""
 BYTES = """() => ["navigation", "resource"].flatMap((type) => performance.getEntriesByType(type))
     .reduce((sum, entry) => sum + entry.transferSize, 0)"""
-
-lines = pytest.StashKey[set[str]]()
 
 
 @dataclass
@@ -45,6 +53,7 @@ class Visit:
     failures: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     weight: int = 0
+    seconds: float = 0
 
     def listen(self) -> None:
         self.page.on("request", lambda request: self.requests.append(request.url))
@@ -78,12 +87,14 @@ class Book:
         with self.browser.new_context(reduced_motion="reduce", **options) as context:
             if theme:
                 context.add_init_script(f'for (const key of ["mode", "theme"]) localStorage.setItem(key, "{theme}");')
+            context.add_init_script(TIMER)
             visit = Visit(name, context.new_page())
             visit.listen()
             visit.page.goto(f"{self.address}{name}.html", wait_until="networkidle")
             if options.get("java_script_enabled", True):
                 visit.page.evaluate(DRAWN)
                 visit.weight = visit.page.evaluate(BYTES)
+                visit.seconds = visit.page.wait_for_function("window.answeredAt").json_value() / 1000
                 # What unfolds would fade in, and be judged too pale on its way.
                 visit.page.add_style_tag(content="* { animation: none !important; transition: none !important; }")
                 if visit.page.evaluate(UNFOLD):
@@ -91,7 +102,21 @@ class Book:
             yield visit
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
+class Handler(SimpleHTTPRequestHandler):
+    """Serves the site in its folder, and its own page for addresses that lead nowhere, as its host does."""
+
+    def translate_path(self, path: str) -> str:
+        return super().translate_path(path[len(TOP) - 1 :] if path.startswith(TOP) else "/nowhere")
+
+    def send_error(self, code: int, *args: Any) -> None:
+        lost = SITE / "404.html"
+        if code != 404 or not lost.is_file():
+            return super().send_error(code, *args)
+        self.send_response(code)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(lost.read_bytes())
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
@@ -99,18 +124,28 @@ class QuietHandler(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
     """The site's address, while it is served."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=SITE)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}{TOP}"
+        server.shutdown()
+
+
+def leave_if_missing() -> None:
+    """Say what the tests of this folder lack, and how to get it."""
+    if not shutil.which(CHROMIUM):
+        pytest.exit(f"No Chromium at {CHROMIUM}: 'apt install chromium', or set CHROMIUM to its path.", returncode=1)
     if not (SITE / "search.html").is_file():
         pytest.exit(f"No site at {SITE}: build it with 'make book', or set SITE to the folder of one.", returncode=1)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=SITE)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ and not session.config.option.collectonly:
+        leave_if_missing()
 
 
 @pytest.fixture(scope="session")
 def book(address: str) -> Iterator[Book]:
-    if not shutil.which(CHROMIUM):
-        pytest.exit(f"No Chromium at {CHROMIUM}: 'apt install chromium', or set CHROMIUM to its path.", returncode=1)
+    leave_if_missing()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, NO_OTHER_HOST])
         yield Book(browser, address, SITE)
@@ -124,23 +159,22 @@ def visit(request: pytest.FixtureRequest, book: Book) -> Iterator[Visit]:
         yield visit
 
 
-@pytest.fixture(scope="session")
-def tell(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture
+def tell(record_property: Any) -> Any:
     """Say a line at the end of the run, even if all tests pass."""
-    return request.config.stash.setdefault(lines, set()).add
+    return lambda line: record_property("told", line)
 
 
-@pytest.fixture(scope="session")
-def weights(tell: Any) -> Iterator[dict[str, int]]:
-    """The bytes of each page with all that it loads; the largest is told at the end."""
-    weights: dict[str, int] = {}
-    yield weights
-    if weights:
-        weight, name = max((weight, name) for name, weight in weights.items())
-        tell(f"heaviest page: {name}, {weight / 1e6:.1f} MB with all that it loads")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    told = config.stash.get(lines, None) or set()
-    for line in sorted(told):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what the tests noted, and write the weights and times of the pages into build/pages.json."""
+    reports = [report for key in ("passed", "failed") for report in terminalreporter.stats.get(key, [])]
+    notes = [note for report in reports for note in report.user_properties]
+    measured = dict(note for name, note in notes if name == "page")
+    if measured:
+        REPORT.parent.mkdir(exist_ok=True)
+        REPORT.write_text(json.dumps(dict(sorted(measured.items())), indent=2) + "\n", encoding="utf-8")
+        terminalreporter.write_line("Pages with all that they load, and when they answer, at a first visit:")
+        for name, page in sorted(measured.items()):
+            terminalreporter.write_line(f"  {name:<34} {page['bytes'] / 1e6:5.1f} MB {page['seconds']:6.1f} s")
+    for line in sorted({line for name, line in notes if name == "told"}):
         terminalreporter.write_line(line)
