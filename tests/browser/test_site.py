@@ -21,7 +21,7 @@ from notebooks import Book as Notebooks
 
 MEGABYTES = 8
 
-# Of the tokens of code that look alike, leave one: to judge the colours of each would take axe most of its time.
+# Of the tokens of code of one class on one ground leave one: to judge the colours of each takes axe most of its time.
 LEAVE_ONE_OF_A_KIND = """() => {
     const look = (element) => {
         const { color, backgroundColor, fontSize, fontWeight, opacity } = getComputedStyle(element);
@@ -33,7 +33,7 @@ LEAVE_ONE_OF_A_KIND = """() => {
         let ground = "";
         for (let element = code; element; element = element.parentElement) ground += look(element);
         for (const token of code.querySelectorAll("span[class]:not(:has(*))")) {
-            const kind = look(token) + ground;
+            const kind = [token.className, token.parentElement.className, ground].join();
             if (seen.has(kind)) twins.push(token);
             seen.add(kind);
         }
