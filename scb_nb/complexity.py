@@ -269,9 +269,14 @@ def expected(
 
     Raises
     ------
-    ValueError
-        If there is no formula for the method.
+    TypeError, ValueError
+        If an argument is not of its type or range, or there is no formula for the method; N is at least 2, and
+        ``correlation`` not zero.
     """
+    seq_len, sparsity = validate.integer("seq_len", seq_len, 1), validate.integer("sparsity", sparsity, 1)
+    vocab_size, K_P = validate.integer("vocab_size", vocab_size, 2), validate.real("K_P", K_P, 1e-9)
+    if validate.real("correlation", correlation, -1, 1) == 0:
+        raise ValueError("correlation must not be 0: no number of samples would do")
     entries, odds = seq_len * vocab_size, 0.5 ** (1 / (vocab_size * sparsity))
     spare = float(torch.special.ndtri(torch.tensor(odds, dtype=torch.float64)))
     tails = 2 if method == "transfer" else 1
