@@ -13,7 +13,7 @@ export IPYTHONDIR := $(CURDIR)/build/home/ipython
 export MPLCONFIGDIR := $(CURDIR)/build/home/matplotlib
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book serve student solutions test check bench experiments claims picture lock clean distclean
+.PHONY: help book serve zip lab notebooks student solutions test check bench experiments claims picture lock clean distclean
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -23,19 +23,30 @@ help: ## list what make can do
 .venv/.ready: requirements.lock pyproject.toml
 	@tools/setup.sh $(PYTHON)
 
-# --all reads every page anew, since otherwise warnings of unchanged pages and changed styles would be missed. What the
-# chapters computed is kept until their code, the package or the lock changes. The last line of the pipe is the status.
+# What the chapters computed is kept until their code, the package or the lock changes. Only pages that have changed are
+# read anew, or all where that is not safe (book/_ext/scb_book.py). The last line of the pipe is the status.
 book: .venv/.ready ## build the site: every chapter executed, every warning an error
 	@echo 'Building the book; chapters that have to be executed:'
-	@{ $(BIN)/jupyter-book build . --path-output . --all -W -n --keep-going; echo "status $$?"; } | \
+	@{ $(BIN)/jupyter-book build . --path-output . -W -n --keep-going; echo "status $$?"; } | \
 	  awk -F ': Executed notebook in | seconds' \
-	    'NF > 2 { sub(/.*\//, "", $$1); print "  " $$1, $$2, "s" } sub(/^status /, "") { status = $$0 } END { exit status }'
+	    'NF > 2 { sub(/.*\//, "", $$1); print "  " $$1, $$2, "s" } /^site: / { print "  " $$0 } \
+	    sub(/^status /, "") { status = $$0 } END { exit status }'
 	@$(BIN)/python -c 'from pathlib import Path; print("Open", Path("$(SITE)/index.html").resolve().as_uri())'
 
 serve: book ## build the site and serve it to this machine (PORT=8000)
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
 
-student: book ## write the chapters as notebooks that read well anywhere, without solutions, into build/student
+zip: book ## pack the site for reading offline, from a disk: build/how-a-transformer-learns.zip
+	@$(BIN)/python tools/zip_site.py
+
+lab: .venv/.ready ## open the chapters as notebooks in JupyterLab, on copies in build/lab (LAB=--no-browser passes options on)
+	@$(BIN)/python tools/notebooks.py $@
+	@$(BIN)/jupyter-lab --notebook-dir build/lab $(LAB)
+
+notebooks: book ## write notebooks/, which Colab and Binder open: after every change of a chapter
+	@$(BIN)/python tools/notebooks.py $@
+
+student: book ## write such notebooks without solutions into build/student
 	@$(BIN)/python tools/notebooks.py $@
 
 solutions: book ## the same with solutions, into build/solutions
@@ -54,14 +65,20 @@ test: .venv/.ready ## check style and types, run the tests, run every chapter as
 check: test ## everything: the tests, a build from nothing, the site in a browser
 	@rm -rf _build
 	@$(MAKE) --no-print-directory book
+	@echo 'Building it again, from what was kept: every file must be the same ...'
+	@rm -rf build/cold _build/.doctrees
+	@cp -R $(SITE) build/cold
+	@$(MAKE) --no-print-directory book
+	@diff --recursive --brief build/cold $(SITE)
+	@$(BIN)/python tools/zip_site.py
 	@echo 'Checking the site in a browser ...'
-	@$(BIN)/python -m pytest tests/browser
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
 
 bench: .venv/.ready ## time what should be fast
 	@$(BIN)/python benchmarks/bench.py
 
 experiments: .venv/.ready ## do the long runs that the book reports and that are not kept yet (some three hours for all, on two cores)
-	@for name in bar stage_one ablation limits rivals price transfer support links probes layer; do $(BIN)/python -m experiments.$$name || exit 1; done
+	@for name in bar stage_one ablation limits rivals price transfer support links probes layer complexity; do $(BIN)/python -m experiments.$$name || exit 1; done
 
 claims: .venv/.ready ## print what is claimed and what was measured; fails where results are out of date
 	@$(BIN)/python -m experiments.claims

@@ -18,6 +18,11 @@ def stationary_distribution(P: ArrayLike) -> FloatArray:
     ValueError
         If P is reducible: then mu is not unique or not positive. Also if an entry of mu is too small for double
         precision.
+
+    Examples
+    --------
+    >>> stationary_distribution([[0.5, 0.25], [0.5, 0.75]]).round(4)
+    array([0.3333, 0.6667])
     """
     P = np.asarray(P, dtype=np.float64)
     size = len(P)

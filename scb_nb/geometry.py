@@ -13,7 +13,14 @@ def inner(left: torch.Tensor, right: torch.Tensor, mu: torch.Tensor) -> torch.Te
 
 
 def norm(matrix: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
-    """Return ||matrix||_mu, the square root of <matrix, matrix>_mu, a scalar tensor."""
+    """Return ||matrix||_mu, the square root of <matrix, matrix>_mu, a scalar tensor.
+
+    Examples
+    --------
+    >>> mu = torch.tensor([0.25, 0.75])
+    >>> norm(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), mu)
+    tensor(2.)
+    """
     return inner(matrix, matrix, mu).sqrt()
 
 
@@ -21,6 +28,13 @@ def centre_V(direction: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
     """Project ``direction`` (N, N), in the mu-weighted norm, onto {D : 1^T D = 0, D mu = 0}.
 
     Moving V along the result keeps its column sums and V mu unchanged.
+
+    Examples
+    --------
+    >>> mu = torch.tensor([0.25, 0.75])
+    >>> D = centre_V(torch.tensor([[1.0, 5.0], [3.0, 1.0]]), mu)
+    >>> D.sum(0), D @ mu
+    (tensor([0., 0.]), tensor([0., 0.]))
     """
     direction = direction - direction.mean(0)  # 1^T D = 0
     return direction - (direction @ mu)[:, None]  # D mu = 0
@@ -30,6 +44,11 @@ def centre_A(direction: torch.Tensor, support: torch.Tensor | None = None) -> to
     """Project ``direction`` (T, N) onto {D : 1^T D = 0, D = 0 off the support}, by default with every position in it.
 
     Moving A along the result keeps its column sums. ``support`` is a boolean (T, N).
+
+    Examples
+    --------
+    >>> centre_A(torch.tensor([[1.0], [3.0], [9.0]]), support=torch.tensor([[True], [True], [False]])).T
+    tensor([[-1.,  1.,  0.]])
     """
     if support is None:
         return direction - direction.mean(0)

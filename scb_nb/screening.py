@@ -26,6 +26,11 @@ def critical_value(entries: int, false_alarms: float) -> float:
     """Return how many standard deviations that many normal variables together exceed with this probability.
 
     ``false_alarms``, in (0, 1), bounds the chance that one of them, or more, lies above.
+
+    Examples
+    --------
+    >>> round(critical_value(1, 0.025), 2), round(critical_value(1000, 0.025), 2)
+    (1.96, 4.06)
     """
     tail = torch.tensor(validate.fraction("false_alarms", false_alarms) / entries, dtype=torch.float64)
     return float(-torch.special.ndtri(tail))
@@ -43,6 +48,12 @@ def outstanding(A: torch.Tensor, mu: torch.Tensor, false_alarms: float) -> torch
     """Return which entries of A (T, N) lie so far above their column's median that noise does not explain it.
 
     ``false_alarms`` is the chance that any entry is named if all are normal noise. Boolean, shape (T, N).
+
+    Examples
+    --------
+    >>> A = torch.tensor([[0.1], [-0.1], [0.2], [9.0], [0.0]])
+    >>> outstanding(A, mu=torch.tensor([1.0]), false_alarms=0.01).T
+    tensor([[False, False, False,  True, False]])
     """
     return A - A.median(0).values > threshold(A, mu, false_alarms)
 

@@ -78,6 +78,13 @@ def flow(
 
     Derived in chapter 3:
     d alpha_V = K_Q alpha_A (1 - alpha_V alpha_A) + (1 - alpha_V) / T,  d alpha_A = K_P alpha_V (1 - alpha_V alpha_A).
+
+    Examples
+    --------
+    >>> flow(0.0, 0.0, K_P=0.5, K_Q=0.25, seq_len=10)  # from ignorance, V moves first
+    (0.1, 0.0)
+    >>> flow(1.0, 1.0, K_P=0.5, K_Q=0.25, seq_len=10)  # at the truth, nothing does
+    (0.0, 0.0)
     """
     unexplained = 1 - alpha_V * alpha_A
     return K_Q * alpha_A * unexplained + (1 - alpha_V) / seq_len, K_P * alpha_V * unexplained
@@ -237,7 +244,13 @@ def milestones(times: FloatArray, path: FloatArray) -> Milestones:
 
 
 def first_time(times: FloatArray, values: FloatArray) -> float:
-    """Return when ``values`` are first at least 0, interpolated between ``times``; NaN if never."""
+    """Return when ``values`` are first at least 0, interpolated between ``times``; NaN if never.
+
+    Examples
+    --------
+    >>> first_time(np.array([0.0, 1.0, 2.0]), np.array([-3.0, -1.0, 1.0]))
+    1.5
+    """
     reached = np.flatnonzero(values >= 0)
     if len(reached) == 0:
         return float("nan")
