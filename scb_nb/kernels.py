@@ -6,7 +6,6 @@ without Python's lock.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +15,18 @@ try:
     from numba import njit
 except ImportError:
     COMPILED = False
-
-    def njit(**options: Any) -> Callable[[Callable], Callable]:  # type: ignore[no-redef]
-        """Leave a function as it is: nobody calls it then."""
-        return lambda function: function
 else:
     COMPILED = True
+
+
+def compiled(loop: Callable) -> Callable:
+    """Compile a loop when it is first called, and keep it for other sessions; without Numba leave it as it is."""
+    if not COMPILED:
+        return loop
+    try:
+        return njit(cache=True, nogil=True)(loop)
+    except RuntimeError:  # there is no folder to keep it in, as in a container without a home
+        return njit(nogil=True)(loop)
 
 
 def usable(values: torch.Tensor) -> bool:
@@ -50,7 +55,7 @@ def add_pulls(pull: torch.Tensor, tokens: torch.Tensor, query: torch.Tensor, gra
     _add_pulls(pull.numpy(), tokens.numpy(), query.numpy(), gradient.numpy())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _look_up(words, table, certain, found, unsure):  # type: ignore[no-untyped-def]
     count = 0
     for i in range(len(words)):
@@ -62,7 +67,7 @@ def _look_up(words, table, certain, found, unsure):  # type: ignore[no-untyped-d
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add_histograms(AT, tokens, query, histogram):  # type: ignore[no-untyped-def]
     rows, length = tokens.shape
     fours = rows // 4 * 4
@@ -78,7 +83,7 @@ def _add_histograms(AT, tokens, query, histogram):  # type: ignore[no-untyped-de
             histogram[b, tokens[b, t]] += AT[query[b], t]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add_pulls(pull, tokens, query, gradient):  # type: ignore[no-untyped-def]
     rows, length = tokens.shape
     chosen = np.empty(rows, np.intp)

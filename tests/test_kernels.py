@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -94,3 +95,23 @@ def test_everything_works_without_numba() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+@needs_numba
+def test_compiled_loops_work_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_as_asked = kernels.njit
+
+    def nowhere(**options: bool) -> Callable:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_as_asked(**options)
+
+    monkeypatch.setattr(kernels, "njit", nowhere)
+    double = kernels.compiled(lambda value: 2 * value)
+    assert double(3) == 6
+    assert double.signatures  # and it was compiled
+
+
+def test_loops_stay_as_they_are_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "COMPILED", False)
+    assert kernels.compiled(len) is len
