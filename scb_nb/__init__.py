@@ -7,8 +7,9 @@ One idea a module, dependencies in one direction:
 ``geometry`` the mu-weighted norms and the projections; ``theory`` the two numbers that summarise training;
 ``kernels`` the loops over tokens, compiled where Numba is there;
 ``screening`` and ``proximal`` what keeps attention sparse; ``state`` and ``stages`` of training, and ``training`` that
-runs them and saves them to a ``checkpoint``; ``many`` runs as one; ``probes`` and ``transfer``, other ways to start; ``rivals``, ``links``,
-``layer`` with its ``reading``, and ``estimators`` to compare with; ``store`` results of long runs;
+runs them and saves them to a ``checkpoint``; ``many`` runs as one; ``probes`` and ``transfer``, other ways to start;
+``rivals``, ``links``, ``layer`` with its ``reading``, and ``estimators`` to compare with; ``complexity``, which asks
+all of them the same; ``sweeps`` done by ``workers`` as ``runs``, kept in a ``store`` with their ``provenance``;
 ``figures``, ``explorables``, ``checks``, ``report`` what the chapters share.
 
 Shapes, everywhere: N is ``vocab_size``, T is ``seq_len``, B is ``batch_size``. ``P`` and ``V`` are (N, N) and ``Q`` and
