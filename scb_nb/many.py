@@ -41,11 +41,12 @@ def fit_many(
 
     Parameters
     ----------
-    sources : sequence of R sources
-        One for each run, all with the same N and T, on one device. Each run takes the samples that it would take alone.
-    stages : sequence of R Descent
-        They may differ in ``step_size``, ``step_size_A`` and ``l1``, which must be given where ``sparsity`` is "l1".
-        ``average`` must be off.
+    sources : sequence of sources
+        R of them, one for each run, all with the same N and T, on one device. Each run takes the samples that it would
+        take alone.
+    stages : sequence of stages
+        R of :class:`scb_nb.stages.Descent`. They may differ in ``step_size``, ``step_size_A`` and ``l1``, which must be
+        given where ``sparsity`` is "l1". ``average`` must be off.
     observers : iterable of functions
         As for :func:`scb_nb.fit`; each is called for every run.
     record_every : int, optional
@@ -57,8 +58,9 @@ def fit_many(
 
     Returns
     -------
-    list of R Fit
-        A run that leaves the finite numbers does not stop the others; its ``outcome`` says after which step it did.
+    list
+        Of R :class:`scb_nb.training.Fit`. A run that leaves the finite numbers does not stop the others; its
+        ``outcome`` says after which step it did.
 
     Raises
     ------
