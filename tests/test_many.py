@@ -21,7 +21,12 @@ def streams(device: torch.device | str = "cpu", share_mu: bool = True) -> list[S
 
 
 def stages(**options: Any) -> list[Descent]:
-    return [Descent(steps=30, batch_size=20, step_size=rate, **options) for rate in RATES]
+    """One for each run, with a rate of its own, and with a rate of A and a penalty of its own if they are given."""
+    shares = [{name: options[name] / run for name in ("step_size_A", "l1") if name in options} for run in range(1, 5)]
+    return [
+        Descent(**{"steps": 30, "batch_size": 20, "step_size": rate} | options | share)
+        for rate, share in zip(RATES, shares, strict=True)
+    ]
 
 
 def test_gradients_are_those_of_each_run(device: torch.device) -> None:
@@ -42,14 +47,14 @@ def test_gradients_are_those_of_each_run(device: torch.device) -> None:
         {},
         {"step_size_A": 0.3},
         {"precondition": False, "project": False},
-        {"sparsity": "simplex"},
-        {"sparsity": "l1", "l1": 0.05},
-        {"sparsity": "l1", "l1": 0.01, "project": False},
+        {"sparsity": "simplex", "step_size_A": 8.0},
+        {"sparsity": "l1", "l1": 0.05, "step_size_A": 3.0},
+        {"sparsity": "l1", "l1": 0.5, "step_size_A": 0.03, "project": False},
     ],
     ids=str,
 )
 def test_runs_are_those_of_fit(options: dict[str, Any]) -> None:
-    observers = [distances(task) for task in TASKS[:1]]
+    observers = [distances(TASKS[0]), lambda state: {"step seen": state.step, "loss seen": state.loss}]
     many = fit_many(streams(), stages(**options), observers=observers, record_every=8, dtype=torch.float64)
     for run, (source, stage) in enumerate(zip(streams(), stages(**options), strict=True)):
         alone = fit(source, [stage], observers=observers, record_every=8, dtype=torch.float64)
@@ -60,13 +65,19 @@ def test_runs_are_those_of_fit(options: dict[str, Any]) -> None:
         assert many[run].history.keys() == alone.history.keys()
         for name in many[run].history.keys() - {"seconds", "stage"}:
             torch.testing.assert_close(*(torch.tensor(end.history[name]) for end in (many[run], alone)), equal_nan=True)
+    assert any(not bool(end.support.all()) for end in many) == ("sparsity" in options)
 
 
 def test_mu_is_estimated_from_a_runs_own_samples() -> None:
-    many = fit_many(streams(share_mu=False), stages(), dtype=torch.float64)
-    for run, source, stage in zip(many, streams(share_mu=False), stages(), strict=True):
+    """And these count; a stream may have handed out others before."""
+    sources, others = streams(share_mu=False), streams(share_mu=False)
+    for source in (*sources, *others):
+        source.position = 100 * source.seed
+    many = fit_many(sources, stages(), dtype=torch.float64)
+    for run, source, stage in zip(many, others, stages(), strict=True):
         alone = fit(source, [stage], dtype=torch.float64)
         assert torch.equal(run.state.mu, alone.state.mu)
+        assert run.samples == alone.samples
         torch.testing.assert_close(run.A, alone.A, rtol=1e-9, atol=1e-12)
 
 
@@ -78,6 +89,12 @@ def test_a_run_that_diverges_leaves_the_others_alone() -> None:
     assert 1 <= step < 30
     calm = fit_many(streams(), stages())
     assert all(torch.equal(a.A, b.A) for a, b in zip(ends[:3], calm, strict=False))
+
+
+def test_a_run_whose_A_alone_leaves_the_finite_numbers_has_diverged() -> None:
+    [end] = fit_many(streams()[:1], [Descent(steps=1, batch_size=20, step_size=0.01, step_size_A=1e39)])
+    assert bool(end.V.isfinite().all())
+    assert end.outcome == "no longer finite after step 1"
 
 
 def test_observers_cannot_change_a_run() -> None:
@@ -107,12 +124,21 @@ def test_records() -> None:
         (streams(), None, "stages must be a sequence of scb_nb.stages.Descent, got None"),
         (streams()[:1], [SmallSteps(steps=1, batch_size=1, step_size=0)], "stages must be a sequence of"),
         (streams()[:2], [*stages()[:1], replace(stages()[0], steps=9)], r"the same steps, got \['30', '9'\]"),
+        *(
+            (streams()[:2], [*stages()[:1], replace(stages()[0], **{name: value})], f"stages must have the same {name}")
+            for name, value in (("batch_size", 9), ("precondition", False), ("project", False), ("sparsity", "simplex"))
+        ),
         (streams(), stages(average=True), "stages must have average off"),
         (streams(), stages(sparsity="l1"), 'stages must have l1 given where sparsity is "l1"'),
         (
             [*streams()[:1], SCBTask.random(3, 41, 2, seed=0).stream(0, device="cpu")],
             stages()[:2],
             r"sources must have the same seq_len, got \['40', '41'\]",
+        ),
+        (
+            [*streams()[:1], SCBTask.random(4, 40, 2, seed=0).stream(0, device="cpu")],
+            stages()[:2],
+            r"sources must have the same vocab_size, got \['3', '4'\]",
         ),
     ],
 )
