@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -258,6 +259,8 @@ def test_zip_holds_the_site(site: Path, tmp_path: Path) -> None:
     zip_site.pack(site, tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         contents = {name: archive.read(name).decode() for name in archive.namelist()}
+        assert archive.namelist() == sorted(archive.namelist())
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_DEFLATED}
     assert contents == {
         "how-a-transformer-learns/_static/documentation_options.js": "SHOW_SEARCH_SUMMARY: false,",
         "how-a-transformer-learns/book/a.html": "<p>text</p>",
@@ -269,6 +272,7 @@ def test_zip_is_the_same_for_the_same_site(site: Path, tmp_path: Path) -> None:
     zip_site.pack(site, tmp_path / "a.zip")
     again = Path(shutil.copytree(site, tmp_path / "again", copy_function=shutil.copyfile))
     (again / "index.html").chmod(0o600)
+    os.utime(again / "index.html", (1_000_000_000, 1_000_000_000))
     zip_site.pack(again, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from experiments import common
-from scb_nb import runs, store, workers
+from scb_nb import SCBTask, align, fit, runs, store, workers
 from scb_nb.store import RunsFailed, Store
 from scb_nb.sweeps import grid, main, recover
 from tests.helpers import Terminal
@@ -535,6 +535,7 @@ def test_the_command_line_sweeps(command: Callable, module: ModuleType, tmp_path
         (("swept:run", "--set", "sed=1"), "settings must be the arguments of run, got {'sed': 1}: missing a required"),
         (("swept:run", "--set", "seed=1", "--jobs", "0"), "jobs must be an integer of at least 1, got 0"),
         (("swept:run", "--set", "seed=1", "--jobs", "2", "--cluster", "x"), "jobs must be left out where a cluster"),
+        (("swept:run", "--set", "seed=1", "--cluster", "nonsense"), "no Dask scheduler answers at 'nonsense'"),
         (("swept:moody", "--set", "seed=0:4"), "2 of 4 runs failed:\n{'seed': 1}: ValueError: no 1"),
     ],
     ids=str,
@@ -546,8 +547,8 @@ def test_the_command_line_refuses(arguments: tuple[str, ...], message: str, comm
 def test_values_on_the_command_line(command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = mock.Mock(return_value=[{"origin": {"date": "", "commit": "", "seconds": 1, "machine": ""}}])
     monkeypatch.setattr(Store, "run", taken)
-    command("swept:run", "--set", "a=1,0.5,1e-3", "b=true,null", "c=one,two", "--cluster", "tcp://x:1")
-    assert taken.call_args.args[1] == grid(a=[1, 0.5, 0.001], b=[True, None], c=["one", "two"])
+    command("swept:run", "--set", "a=1,0.5,1e-3", "b=true,null", "c=one,two=2", "--cluster", "tcp://x:1")
+    assert taken.call_args.args[1] == grid(a=[1, 0.5, 0.001], b=[True, None], c=["one", "two=2"])
     assert taken.call_args.kwargs == {"jobs": None, "cluster": "tcp://x:1", "fresh": False}
 
 
@@ -563,4 +564,22 @@ def test_recover_learns_the_task() -> None:
     result = recover(seq_len=60, vocab_size=3, K_P=0.5, seed=1)
     assert (result["outcome"], result["missed"], result["false"]) == ("finished", 0, 0)
     assert max(result["error_V"], result["error_A"]) < 0.05
-    assert recover(seq_len=60, vocab_size=3, max_samples=1_000)["outcome"] != "finished"
+
+
+def test_recover_takes_all_its_settings_and_tells_which_is_which() -> None:
+    """Of a run that is stopped while every position is allowed."""
+    task = SCBTask.random(4, 60, 3, K_P=0.5, mu_ratio=2, seed=2)
+    end = fit(task.stream(2, device="cpu"), max_samples=1_000, progress=False)
+    alignment = align(end.V, end.A, task)
+    assert alignment.error_V != alignment.error_A
+    result = recover(60, 4, 3, K_P=0.5, mu_ratio=2, seed=2, share_mu=False, max_samples=1_000)
+    assert result == {
+        "outcome": end.outcome,
+        "samples": end.samples,
+        "missed": 0,
+        "false": int(end.support.sum()) - 12,
+        "error_V": alignment.error_V,
+        "error_A": alignment.error_A,
+    }
+    assert result["false"] > 0
+    assert recover(60, 4, 3, K_P=0.5, mu_ratio=2, seed=2, max_samples=1_000) != result
