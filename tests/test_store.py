@@ -165,12 +165,17 @@ def test_nothing_to_do(quick: None, run: Callable, tmp_path: Path) -> None:
     assert not (tmp_path / "x.jsonl").exists()
 
 
-def test_fresh_does_all_again_and_leaves_other_settings_alone(quick: None, run: Callable, tmp_path: Path) -> None:
+def test_fresh_does_all_again_and_leaves_other_settings_alone(
+    quick: None, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results, settings = Store(tmp_path / "x.jsonl"), wanted(tmp_path)
     results.run(run, settings, jobs=1)
     lines = results.path.read_bytes().splitlines()
     calls(tmp_path)
-    assert squares(results.run(run, settings[:2], jobs=1, fresh=True)) == [0, 1]
+    monkeypatch.setattr(store, "code_digest", lambda experiment: "1" * 16)
+    fresh = results.run(run, settings[:2], jobs=1, fresh=True)
+    assert squares(fresh) == [0, 1]
+    assert [record["origin"]["code"][0] for record in fresh] == ["1", "1"]
     assert calls(tmp_path) == [0, 1]
     assert len(results.path.read_bytes().splitlines()) == 5  # the old ones are gone
     assert results.path.read_bytes().splitlines()[2:] == lines[2:]
@@ -320,6 +325,16 @@ def test_damage_is_noticed_and_done_again(
     assert [line for n, line in enumerate(mended) if n not in redone] == [
         line for n, line in enumerate(lines) if n not in redone
     ]
+
+
+def test_each_run_is_on_the_disk_when_it_ends(
+    quick: None, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda number: sizes.append(os.fstat(number).st_size))
+    Store(tmp_path / "x.jsonl").run(run, wanted(tmp_path, 3), jobs=1)
+    lines = (tmp_path / "x.jsonl").read_bytes().splitlines(keepends=True)
+    assert sizes[:3] == list(np.cumsum([len(line) for line in lines]))
 
 
 def test_an_empty_file_is_a_store_without_runs(quick: None, run: Callable, tmp_path: Path) -> None:
