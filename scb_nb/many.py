@@ -41,8 +41,8 @@ def fit_many(
 
     Parameters
     ----------
-    sources : sequence of sources
-        R of them, one for each run, all with the same N and T, on one device. Each run takes the samples that it would
+    sources : sequence
+        R streams, one for each run, all with the same N and T, on one device. Each run takes the samples that it would
         take alone.
     stages : sequence of stages
         R of :class:`scb_nb.stages.Descent`. They may differ in ``step_size``, ``step_size_A`` and ``l1``, which must be
