@@ -113,12 +113,12 @@ function start(stage) {
   function frame() { // what changes with T only
     const { stretch } = setting, high = 8 / Q.length;
     const rows = Q.map((_, t) => (t % 10 ? "" : (t * stretch + 1).toLocaleString("en")));
-    const [learnt, truth] = ["A, learnt", "Q, true"].map((title) => heatMap(title, rows, letters, highest(Q), high));
-    const [values, chain] = ["V, learnt", "P, true"].map((title) => heatMap(title, letters, letters, highest(P)));
+    const [learned, truth] = ["A, learned", "Q, true"].map((title) => heatMap(title, rows, letters, highest(Q), high));
+    const [values, chain] = ["V, learned", "P, true"].map((title) => heatMap(title, letters, letters, highest(P)));
     truth.show(Q);
     chain.show(P);
-    [A, V] = [learnt, values];
-    matrices.replaceChildren(learnt.node, truth.node, element("div", {}, values.node, chain.node));
+    [A, V] = [learned, values];
+    matrices.replaceChildren(learned.node, truth.node, element("div", {}, values.node, chain.node));
     each.textContent = stretch === 1 ? "" : `each row of A and Q is ${stretch} positions; it shows the largest`;
   }
 

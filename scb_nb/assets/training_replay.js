@@ -6,8 +6,8 @@ function start(stage) {
 
   const positions = Q.map((_, t) => String(t + 1)), high = Q.length > 12 ? 0.6 : 1;
   const highest = (matrix) => Math.max(...matrix.flat());
-  const [A, wantedA] = ["A, learnt", "Q, true"].map((title) => heatMap(title, positions, letters, highest(Q), high));
-  const [V, wantedV] = ["V, learnt", "P, true"].map((title) => heatMap(title, letters, letters, highest(P)));
+  const [A, wantedA] = ["A, learned", "Q, true"].map((title) => heatMap(title, positions, letters, highest(Q), high));
+  const [V, wantedV] = ["V, learned", "P, true"].map((title) => heatMap(title, letters, letters, highest(P)));
   wantedA.show(Q);
   wantedV.show(P);
 

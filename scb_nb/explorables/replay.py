@@ -100,9 +100,9 @@ def _still(task: SCBTask, frames: list[dict], now: int) -> Figure:
     )
     letters, positions = list(LETTERS[: task.vocab_size]), [str(t + 1) for t in range(task.seq_len)]
     for name, values, rows, title in (
-        ("A", np.array(frames[now]["A"]).clip(0), positions, "A, learnt"),
+        ("A", np.array(frames[now]["A"]).clip(0), positions, "A, learned"),
         ("Q", task.Q, positions, "Q, true"),
-        ("V", np.array(frames[now]["V"]).clip(0), letters, "V, learnt"),
+        ("V", np.array(frames[now]["V"]).clip(0), letters, "V, learned"),
         ("P", task.P, letters, "P, true"),
     ):
         truth = task.Q if name in "AQ" else task.P

@@ -136,9 +136,9 @@ def _still(task: SCBTask, points: list[dict[str, float]], state: dict[str, Any])
     N, letters = task.vocab_size, list(LETTERS[: task.vocab_size])
     A = np.reshape(state["A"], (N, task.seq_len, 4)).max(axis=2).T  # the largest of each four
     for name, values, title in (
-        ("A", A.clip(0), "A, learnt"),
+        ("A", A.clip(0), "A, learned"),
         ("Q", task.Q, "Q, true"),
-        ("V", np.reshape(state["V"], (N, N)).clip(0), "V, learnt"),
+        ("V", np.reshape(state["V"], (N, N)).clip(0), "V, learned"),
         ("P", task.P, "P, true"),
     ):
         truth = task.Q if name in "AQ" else task.P

@@ -192,7 +192,7 @@ def test_opening_is_a_run_of_the_package(visit):
 
 
 @here
-def test_a_thousand_positions_are_learnt_within_seconds(visit, tell):
+def test_a_thousand_positions_are_learned_within_seconds(visit, tell):
     page = visit.page
     root, _ = explorable_and_data(page, "train_here")
     root.locator("input[name=stretch]").press("End")
