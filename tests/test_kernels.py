@@ -86,6 +86,16 @@ def test_plain_forms_take_what_the_loops_cannot() -> None:
         assert torch.allclose(half.double(), predict(V, A, batch), rtol=1e-2)
 
 
+@needs_numba
+def test_loops_are_for_the_cpu_and_for_values_without_a_derivative() -> None:
+    values = torch.zeros(3, requires_grad=True)
+    assert kernels.usable(values.detach())
+    assert not kernels.usable(values)
+    with torch.no_grad():
+        assert kernels.usable(values)
+    assert not kernels.usable(torch.zeros(3, device="meta"))
+
+
 def test_everything_works_without_numba() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"

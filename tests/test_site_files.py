@@ -260,7 +260,8 @@ def test_zip_holds_the_site(site: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         contents = {name: archive.read(name).decode() for name in archive.namelist()}
         assert archive.namelist() == sorted(archive.namelist())
-        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_DEFLATED}
+        entries = archive.infolist()
+    assert {(entry.compress_type, entry.external_attr >> 16) for entry in entries} == {(zipfile.ZIP_DEFLATED, 0o644)}
     assert contents == {
         "how-a-transformer-learns/_static/documentation_options.js": "SHOW_SEARCH_SUMMARY: false,",
         "how-a-transformer-learns/book/a.html": "<p>text</p>",

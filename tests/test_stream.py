@@ -69,6 +69,12 @@ def test_batch_is_int64_on_the_device_of_the_stream(device: torch.device) -> Non
         assert (tensor.dtype, tensor.device.type, tuple(tensor.shape)) == (torch.int64, device.type, shape)
 
 
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(2, torch.uint8), (256, torch.uint8), (257, torch.int64)])
+def test_tokens_come_in_bytes_where_they_fit(vocab_size: int, dtype: torch.dtype) -> None:
+    task = SCBTask.random(vocab_size, 20, 2, seed=0)
+    assert task.stream(0, device="cpu").draw(5).compact.dtype == dtype
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["draw", "chunks", "jump"]), st.integers(1, 90)), min_size=1, max_size=8),
     st.booleans(),

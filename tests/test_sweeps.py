@@ -54,6 +54,11 @@ def where(seed):
     return {"process": os.getpid(), "threads": torch.get_num_threads(), "blas": os.environ.get("OMP_NUM_THREADS")}
 
 
+def long(seed):
+    (HERE / f"begun {os.getpid()}").touch()
+    time.sleep(60)
+
+
 def moody(seed, fatal=(), once=()):
     if seed in fatal:
         os._exit(3)
@@ -120,7 +125,10 @@ def test_a_cluster_and_processes_give_the_same_results(module: ModuleType, clust
         assert client.status == "running"  # it is the caller's
 
 
-def test_processes_keep_to_one_core_and_end_with_the_sweep(module: ModuleType, tmp_path: Path) -> None:
+def test_processes_keep_to_one_core_and_end_with_the_sweep(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # not for them
     records = Store(tmp_path / "x.jsonl").run(module.where, grid(seed=range(8)), jobs=2)
     assert {record["result"]["threads"] for record in records} == {1}
     assert {record["result"]["blas"] for record in records} == {"1"}
@@ -217,28 +225,36 @@ def one_by_one(task: Callable, arguments: list, jobs: int) -> Iterator[tuple[int
         yield from ((index, task(argument)) for index, argument in enumerate(arguments))
 
 
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"  # ended, and nobody has looked
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_no_worker_outlives_a_sweep_that_was_killed(module: ModuleType, tmp_path: Path) -> None:
     """Not even one that has a long run to do."""
     folder = Path(str(module.__file__)).parent
-    calls(module)
     script = f"""
 import sys
 sys.path.insert(0, {str(folder)!r})
 import swept
 from scb_nb.store import Store
-Store({str(tmp_path / "x.jsonl")!r}).run(swept.run, [{{"seed": seed, "sleep": 2.0}} for seed in range(20)], jobs=2)
+Store({str(tmp_path / "x.jsonl")!r}).run(swept.long, [{{"seed": seed}} for seed in range(20)], jobs=2)
 """
     sweep = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
     deadline = time.monotonic() + TO_START
-    while not (folder / "calls").exists() and time.monotonic() < deadline:
+    while not any(folder.glob("begun *")) and time.monotonic() < deadline:
         time.sleep(0.05)
     sweep.kill()
     sweep.wait()
-    time.sleep(1.0)  # in which what is under way ends
-    begun = calls(module)
-    assert begun
-    time.sleep(3.0)
-    assert calls(module) == []
+    assert any(folder.glob("begun *"))
+    time.sleep(1.0)  # also the other may have begun by now
+    deadline = time.monotonic() + 10
+    for process in [int(path.name.split()[1]) for path in folder.glob("begun *")]:
+        while alive(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not alive(process)
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_so(module: ModuleType, tmp_path: Path) -> None:
