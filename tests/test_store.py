@@ -237,6 +237,24 @@ def test_a_fresh_run_that_fails_leaves_the_old_record(quick: None, module: Calla
     assert results.path.read_bytes() == content
 
 
+def test_a_sweep_that_is_stopped_tells_what_is_kept_of_it_and_what_failed(
+    quick: None, here: mock.Mock, run: Callable, tmp_path: Path
+) -> None:
+    def stopped(task: Callable, arguments: list, jobs: int) -> Iterator[tuple[int, Any]]:
+        yield from one_by_one(task, arguments[:2], jobs)
+        raise KeyboardInterrupt
+
+    results, settings = Store(tmp_path / "x.jsonl"), wanted(tmp_path)
+    results.run(run, settings[3:], jobs=1)  # of another sweep
+    settings[1]["error"] = "no such number"
+    here.side_effect = stopped
+    told = (
+        r"stopped: 1 of 3 runs are kept in .*x\.jsonl; .* from there\n\{.*'number': 1.*\}: ValueError: no such number"
+    )
+    with pytest.raises(KeyboardInterrupt, match=told):
+        results.run(run, settings[:3], jobs=1)
+
+
 def test_numbers_of_numpy_and_torch_are_results(quick: None, module: Callable, tmp_path: Path) -> None:
     [record] = Store(tmp_path / "x.jsonl").run(module().arrays, [{}])
     result = record["result"]

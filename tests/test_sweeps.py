@@ -32,6 +32,7 @@ TO_START = 60  # seconds that processes may take to start, on a machine with muc
 
 EXPERIMENT = '''
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -51,7 +52,9 @@ def run(seed, size=50, sleep=0.0):
 
 
 def where(seed):
-    return {"process": os.getpid(), "threads": torch.get_num_threads(), "blas": os.environ.get("OMP_NUM_THREADS")}
+    deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # Ctrl-C is for the process that waits
+    blas = os.environ.get("OMP_NUM_THREADS")
+    return {"process": os.getpid(), "threads": torch.get_num_threads(), "blas": blas, "deaf": deaf}
 
 
 def long(seed):
@@ -132,6 +135,7 @@ def test_processes_keep_to_one_core_and_end_with_the_sweep(
     records = Store(tmp_path / "x.jsonl").run(module.where, grid(seed=range(8)), jobs=2)
     assert {record["result"]["threads"] for record in records} == {1}
     assert {record["result"]["blas"] for record in records} == {"1"}
+    assert all(record["result"]["deaf"] for record in records)
     deadline = time.monotonic() + 10
     for process in {record["result"]["process"] for record in records} - {os.getpid()}:
         while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
