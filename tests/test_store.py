@@ -355,6 +355,24 @@ def test_each_run_is_on_the_disk_when_it_ends(
     assert sizes[:3] == list(np.cumsum([len(line) for line in lines]))
 
 
+@pytest.mark.skipif(store.fcntl is None, reason="no locks on Windows")
+def test_a_record_goes_into_the_file_that_took_the_old_ones_place(
+    quick: None, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While this sweep waits for the file, another one rewrites it, at each of the first two times."""
+    path, lock, waits = tmp_path / "x.jsonl", store.fcntl.flock, []
+
+    def wait(file: Any, kind: int) -> None:
+        waits.append(kind)
+        if len(waits) < 3:
+            write_whole(path, path.read_bytes())
+        lock(file, kind)
+
+    monkeypatch.setattr(store.fcntl, "flock", wait)
+    assert squares(Store(path).run(run, wanted(tmp_path, 1), jobs=1)) == [0]
+    assert len(waits) == 4  # the third to add the record, the fourth to put all in order
+
+
 def test_an_empty_file_is_a_store_without_runs(quick: None, run: Callable, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").touch()
     assert Store(tmp_path / "x.jsonl").records() == {}
