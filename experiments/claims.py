@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from experiments import ablation, bar, layer, links, price, probes, rivals, stage_one, support, transfer
+from experiments import ablation, bar, complexity, layer, links, price, probes, rivals, stage_one, support, transfer
 from scb_nb import store
+from scb_nb.complexity import power_law
 from scb_nb.files import write_whole
 from scb_nb.store import Record
 
@@ -598,9 +599,108 @@ def transferred(kept: Kept) -> dict[str, Measured]:
     return numbers
 
 
+def powers(kept: Kept) -> dict[str, Measured]:
+    """Exponents of T until exactly the support is named, by method, and whether that of small steps is one power."""
+    records, numbers = kept["complexity"], {}
+    for name, words, way in (
+        ("end", "small steps, to their end", ("small steps", "ended")),
+        ("look", "small steps, looked at on their way", ("small steps", "named")),
+        ("step", "one large step", ("large step", "named")),
+        ("half", "a known direction with $c = 0.5$", ("transfer", "named")),
+        ("screen", "moment screen", ("screen", "named")),
+    ):
+        lengths, samples = complexity.table(records, *way, "seq_len", 0.5 if name == "half" else 1.0)
+        law = power_law(lengths, samples, level=LEVEL, draws=DRAWS)
+        numbers[name] = Measured(f"{words}: exponent of $T$", law.exponent, law.low, law.high)
+        if name == "end":
+            numbers["bend"] = Measured(
+                "the same: slope over the upper lengths less that over the lower", law.bend, law.bend_low, law.bend_high
+            )
+    return numbers
+
+
+def second_powers(kept: Kept) -> dict[str, Measured]:
+    """Exponents of T, N and S in the samples of the second stage."""
+    records, numbers = select(kept["complexity"], what="second stage"), {}
+    epsilon = max(complexity.EPSILONS)
+    plain = [record for record in records if "step_size" not in record["settings"]]
+    slow = [record for record in records if "step_size" in record["settings"]]
+    for name, axis, words, chosen in (
+        ("T", "seq_len", "$T$", select(plain, vocab_size=3, sparsity=2)),
+        ("N", "vocab_size", "$N$", select(plain, seq_len=complexity.SHORT, sparsity=2)),
+        ("S", "sparsity", "$S$", select(plain, seq_len=complexity.SHORT, vocab_size=3)),
+        ("S_slow", "sparsity", f"$S$ with step size {complexity.SLOW}", slow),
+    ):
+        chosen = sorted(chosen, key=lambda record, axis=axis: record["settings"][axis])  # type: ignore[misc]
+        sizes = [record["settings"][axis] for record in chosen]
+
+        def slope(tasks: np.ndarray, chosen: Any = chosen, sizes: Any = sizes) -> float:
+            values = [complexity.for_error(record, epsilon, tasks.astype(int)) for record in chosen]
+            return float(np.polyfit(np.log(sizes), np.log(np.minimum(values, 1e6)), 1)[0])
+
+        words = f"exponent of {words} in the samples of stage 2 for a median error of {epsilon}"
+        numbers[name] = bootstrap(words, slope, np.arange(complexity.TASKS))
+    return numbers
+
+
+def odds(kept: Kept) -> dict[str, Measured]:
+    """Exponents of T in the samples with which one large step succeeds in a share of the tasks."""
+    records = select(kept["complexity"], what="support", **complexity.LOUD)
+    lengths = [record["settings"]["seq_len"] for record in records]
+    samples = records[0]["result"]["samples"]
+    letters = np.array([[list(seen) for seen in record["result"]["seen"]] for record in records])  # (T, tasks, sizes)
+    numbers = {}
+    for name, share, good in (
+        ("quarter", 0.25, "n"),
+        ("even", 0.5, "n"),
+        ("sure", 0.9, "n"),
+        ("turned", 0.9, "nd"),
+    ):
+        named = np.isin(letters, list(good)).astype(float)
+
+        def slope(tasks: np.ndarray, named: np.ndarray = named, share: float = share) -> float:
+            place = (named[:, tasks.astype(int)].mean(1) < share).sum(1)
+            needed = np.append(samples, 2**0.5 * samples[-1])[place]  # or the next size
+            return float(np.polyfit(np.log(lengths), np.log(needed), 1)[0])
+
+        words = "either way, " if good == "nd" else ""
+        numbers[name] = bootstrap(
+            f"{words}in {share:.0%} of the tasks: exponent of $T$", slope, np.arange(named.shape[1])
+        )
+    return numbers
+
+
+def one_dial(kept: Kept) -> dict[str, Measured]:
+    """How far apart runs of different step sizes end, at the same number of samples and the same time."""
+    records, numbers = select(kept["complexity"], what="rates"), {}
+    for name, words, rates in (
+        ("small", "step sizes up to 0.2", (0.025, 0.05, 0.1, 0.2)),
+        ("large", "step sizes of 0.05 and 1.6", (0.05, 1.6)),
+    ):
+        ends = {
+            (record["settings"]["time"], record["settings"]["step_size"]): record["result"]["alpha_V"]
+            for record in records
+            if record["settings"]["step_size"] in rates and record["settings"]["time"] in (10, 20, 40)
+        }
+        table = np.array(
+            [[[np.inf if v is None else v for v in ends[t, rate]] for rate in rates] for t in (10, 20, 40)]
+        )
+        numbers[name] = bootstrap(
+            rf"{words}: largest difference of the medians of $\alpha_V$ at times 10, 20 and 40",
+            lambda values: np.ptp(np.median(values, axis=2), axis=1).max(),
+            table,
+            format=".3f",
+        )
+    return numbers
+
+
 # The claims
 
 FAMILY = "three tokens, uniform $\\mu$, two positions for each query with weights of at least $1/4$, $K_P = 0.3$"
+
+EVEN = (
+    "Three tokens, uniform $\\mu$, two positions for each query with equal weights, $K_P = 0.3$, if not said otherwise"
+)
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -851,8 +951,80 @@ CLAIMS: tuple[Claim, ...] = (
         range="for what it finds. That transfer saves a fifth of the samples or more is so in the median; with what "
         "follows what carried, the interval begins a little below.",
     ),
+    Claim(
+        name="powers",
+        title="Which power of the context length",
+        text="What the first stage takes, from scratch and in small steps, is polynomial in $T$; with a correlation to "
+        "start from it is not.",
+        of="the paper",
+        chapter="sample_complexity",
+        setting=f"{EVEN}; {complexity.TASKS} tasks for each of {len(complexity.LENGTHS)} lengths from $T = "
+        f"{complexity.LENGTHS[0]}$ to {complexity.LENGTHS[-1]}, and to {complexity.LONGEST} for the last two. Samples "
+        "until exactly the support is named, by each method's own rule. The paper names no power that we know of.",
+        experiments=("complexity",),
+        measure=powers,
+        bounds=(
+            Bound("end", 0.5, 1.5, core=True),
+            Bound("half", -0.2, 0.2, core=True),
+            Bound("screen", -0.2, 0.2, core=True),
+            Bound("bend", -0.05, 0.05),
+        ),
+        verdict="holds within a stated range",
+        range="for the growth, on this range of $T$. It is that of $T \\log T$, and no power: its slope falls as $T$ "
+        "grows. And the same steps, looked at on their way, name the support much sooner, with a smaller exponent.",
+    ),
+    Claim(
+        name="second-powers",
+        title="The second stage against tokens and positions",
+        text="What the second stage takes is polynomial in $N$ and $S$, and free of $T$.",
+        of="the paper",
+        chapter="sample_complexity",
+        setting=f"{EVEN}; {complexity.TASKS} tasks for each size. Stage 2 starts from the support, and a $V$ whose "
+        f"correlation with $P$ is {complexity.CORRELATION}: $T$ from {complexity.LENGTHS_SECOND[0]} to "
+        f"{complexity.LENGTHS_SECOND[-1]}; then $N$ up to {complexity.VOCABULARIES[-1]}, or $S$ up to "
+        f"{complexity.SPARSITIES[-1]}, with $T = {complexity.SHORT}$.",
+        experiments=("complexity",),
+        measure=second_powers,
+        bounds=(
+            Bound("T", -0.2, 0.2, core=True),
+            Bound("N", 0.5, 1.5, core=True),
+            Bound("S", 0.5, 2.5, core=True),
+        ),
+        verdict="holds",
+    ),
+    Claim(
+        name="odds",
+        title="The power depends on how sure one wants to be",
+        text="One large step of $V$ names the support after samples that hardly grow with $T$ in a quarter of the "
+        "tasks, like its root in half of them, and nearly like $T$ in nine of ten.",
+        of="this book",
+        chapter="sample_complexity",
+        setting=f"Three tokens, uniform $\\mu$, one position for each query, $K_P = {complexity.LOUD['K_P']}$; "
+        f"{complexity.LOUD_TASKS} tasks for each of {len(complexity.LENGTHS)} lengths from $T = "
+        f"{complexity.LENGTHS[0]}$ to {complexity.LENGTHS[-1]}. Half of the samples make the direction of $V$, half "
+        "listen along it, upwards only or either way.",
+        experiments=("complexity",),
+        measure=odds,
+        bounds=(Bound("quarter", most=0.45), Bound("even", 0.35, 0.65), Bound("sure", least=0.6)),
+        verdict="holds",
+    ),
+    Claim(
+        name="one-dial",
+        title="At equal samples, step size and batch size are one dial",
+        text="Where descent on all positions ends depends, at a given number of samples, on the ratio of step size and "
+        "batch size alone.",
+        of="this book",
+        chapter="sample_complexity",
+        setting=f"{EVEN}; $T = {complexity.SEQ_LEN}$, {complexity.SAMPLES:,} samples, {complexity.RUNS} tasks for each "
+        f"step size from {complexity.STEP_SIZES[0]} to {complexity.STEP_SIZES[-1]} and each of "
+        f"{len(complexity.TIMES)} times (steps times step size).",
+        experiments=("complexity",),
+        measure=one_dial,
+        bounds=(Bound("small", most=0.1, core=True), Bound("large", most=0.1)),
+        verdict="holds within a stated range",
+        range="for step sizes well below the limit of stability. Large ones grow more slowly, and then leave the path.",
+    ),
 )
-
 
 # The rows
 

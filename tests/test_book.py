@@ -2,7 +2,6 @@
 
 import ast
 import itertools
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from scb_nb import Batch, SCBTask, batch_gradients, checks, distances, explorables, fit, geometry, proximal, screening
+from scb_nb import Batch, SCBTask, batch_gradients, checks, fit, geometry, proximal, screening
 from scb_nb.chains import stationary_distribution
 from scb_nb.checks import EXERCISES, check
 from scb_nb.rivals import Trim
@@ -37,6 +36,7 @@ CHAPTERS = [
         "limit",
         "probes",
         "real_layer",
+        "sample_complexity",
     )
 ]
 chapters = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
@@ -57,6 +57,7 @@ RIGHT_CHOICES = {
     "limit-predict": "c",
     "probes-predict": "c",
     "real-layer-predict": "a",
+    "complexity-predict": "c",
 }
 
 
@@ -143,6 +144,11 @@ def mean_price(H: int, d: int, critical: Callable[[int], float]) -> float:
 def score_gradient(weights: np.ndarray, outputs: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     pulls = outputs @ gradient
     return weights * (pulls - weights @ pulls)
+
+
+def local_exponent(known: float, star: float) -> float:
+    """Chapter "Sample complexity, measured": the slope of log n against log T for one large step."""
+    return (1 - (1 + 4 * star / known) ** -0.5) / 2
 
 
 def induced_move(a: np.ndarray, g: np.ndarray, rate: float) -> np.ndarray:
@@ -326,6 +332,20 @@ def test_derivations_accept_the_solution_and_refuse_near_misses() -> None:
         assert not verdict
         assert hint in verdict.message
 
+    assert check("complexity-derive", local_exponent)
+    for wrong, hint in (
+        (lambda known, star: 0.5, "where it ends"),
+        (lambda known, star: 2 * local_exponent(known, star), "Twice too large"),
+        (lambda known, star: (1 + 4 * star / known) ** -0.5, "vanish for short contexts"),
+        (lambda known, star: star / known, "the beginning"),
+        (lambda known, star: 2 * (1 + 4 * star / known) ** -0.5, "slope of n itself"),
+        (lambda known, star: 1.01 * local_exponent(known, star), "is off"),
+        (lambda known, star: local_exponent(star, known), "is off"),
+        (lambda known, star: [0.25], "one number"),
+    ):
+        verdict = check("complexity-derive", wrong)
+        assert not verdict
+        assert hint in verdict.message
     assert check("softmax-link-derive", induced_move)
     for wrong, hint in (
         (lambda a, g, rate: -induced_move(a, g, rate), "which way"),
@@ -428,6 +448,14 @@ def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
     assert "Both are off" in check("probes-experiment", (1, 2)).message
     assert "numbers of tasks" in check("probes-experiment", (0.4, 0.5)).message
     assert "two numbers" in check("probes-experiment", three).message
+    slope = checks.sample_complexity._exponent()
+    assert slope == pytest.approx(2, abs=0.25)
+    assert check("complexity-experiment", slope)
+    assert check("complexity-experiment", np.float64(slope + 0.01))
+    assert "grows as the samples do" in check("complexity-experiment", -slope).message
+    assert "Half of it" in check("complexity-experiment", slope / 2).message
+    assert "is off" in check("complexity-experiment", 3).message
+    assert "one number" in check("complexity-experiment", (2.0, 2.0)).message
     shorter = checks.real_layer._half(1, 1) / checks.real_layer._half(4, 4)
     assert check("real-layer-experiment", shorter)
     assert "other way round" in check("real-layer-experiment", 1 / shorter).message
@@ -455,6 +483,7 @@ def test_experiments_accept_the_solution_and_refuse_near_misses() -> None:
         "probes-derive",
         "softmax-link-derive",
         "real-layer-derive",
+        "complexity-derive",
     ],
 )
 def test_untouched_stub_counts_as_not_answered(name: str) -> None:
@@ -541,111 +570,6 @@ def test_bigram_facts() -> None:
         for t in (1, 2, 5):
             distance = np.abs(np.linalg.matrix_power(P, t) @ start - mu).sum()
             assert distance <= floor**t * np.abs(start - mu).sum() + 1e-15
-
-
-def replay(task: SCBTask, **options: Any) -> explorables.Explorable:
-    return explorables.training_replay(task, {"first": Descent(steps=30, batch_size=16, step_size=0.1)}, **options)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: explorables.contextual_bigram(SCBTask.random(4, 12, 2, seed=0), query=1),
-        explorables.phase_portrait,
-        lambda: explorables.phase_portrait(K_P=0.37, K_Q=0.2, seq_len=77, ratio=0.3, start=(0.5, -0.25)),
-        lambda: replay(SCBTask.random(3, 10, 2, K_P=0.3, seed=0)),
-        lambda: explorables.correlation_dial(SCBTask.random(3, 11, 2, K_P=0.2, seed=0)),
-    ],
-    ids=["contextual_bigram", "phase_portrait", "phase_portrait elsewhere", "training_replay", "correlation_dial"],
-)
-def test_explorable_is_self_contained_and_carries_a_still(make: Callable[[], explorables.Explorable]) -> None:
-    bundle = make()._repr_mimebundle_()
-    page = bundle["text/html"]
-    assert bundle["image/png"].startswith(b"\x89PNG")
-    assert len(bundle["text/plain"].split()) > 10
-    assert not re.search(r"(src|href)=[\"']?https?:", page)
-    assert 'class="scb-still"' in page
-    assert page.count("<script>") == page.count("</script>") == 1
-    outside_script = re.sub(r"<script>.*</script>", "", page, flags=re.DOTALL)
-    assert not re.search(r"<(button|input|select)", outside_script), (
-        "controls are made by the script, or they would be dead"
-    )
-    assert page == make()._repr_html_(), "same arguments, same page"
-
-
-def test_phase_portrait_tells_where_training_lands() -> None:
-    told = explorables.phase_portrait(K_P=0.1, K_Q=0.4, seq_len=1_000).alt
-    assert "lands near (1.41, 0.70)" in told
-    assert "Then it creeps" in told
-    assert "already within 0.05" in explorables.phase_portrait(K_P=0.1, K_Q=0.4, ratio=4.0).alt
-    assert "wrong branch" in explorables.phase_portrait(start=(-0.5, 0.0)).alt
-    for wrong in ({"K_P": 0}, {"K_Q": 2}, {"seq_len": 0}, {"ratio": 100}, {"start": (3, 0)}, {"start": (0, 0, 0)}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            explorables.phase_portrait(**wrong)
-
-
-def test_training_replay_shows_a_run_as_it_was() -> None:
-    task = SCBTask.random(3, 10, 2, K_P=0.3, mu_ratio=2, seed=0)
-    source = task.stream(3, device="cpu", share_mu=True)
-    result = fit(source, (Descent(steps=30, batch_size=16, step_size=0.1),), observers=[distances(task)])
-    page = replay(task, seed=3)._repr_html_()
-    data, _ = json.JSONDecoder().raw_decode(page.split("const data = ", 1)[1])
-    assert [frame["samples"] for frame in data["frames"]] == result.history["samples"].tolist() == [0, 160, 320, 480]
-    np.testing.assert_allclose(data["frames"][-1]["A"], result.A, atol=6e-4)
-    np.testing.assert_allclose(data["frames"][-1]["V"], result.V, atol=6e-4)
-    for name in ("error_V", "error_A"):
-        shares = result.history[name] / result.history[name][0]
-        np.testing.assert_allclose([frame[name] for frame in data["frames"]], shares, atol=6e-4)
-    assert replay(task, opening=1.0).alt.startswith("After 0 samples, first: the distance of V from P is 1.00 of ")
-    assert "After 480 samples" in replay(task, opening=0.0).alt
-    for wrong in (SCBTask.random(7, 10, 2, seed=0), SCBTask.random(3, 41, 2, seed=0)):
-        with pytest.raises(ValueError, match="task"):
-            replay(wrong)
-    with pytest.raises(ValueError, match="K_P"):
-        replay(SCBTask.random(3, 10, 2, K_P=0, seed=0))
-
-
-def test_correlation_dial_shows_the_first_look() -> None:
-    """Heights from its data are those of a batch at that V; what is told is what they show."""
-    task = SCBTask.random(3, 21, 2, K_P=0.2, q_floor=0.5, seed=1)
-    P, _, mu = (tensor.double() for tensor in task.tensors(like=torch.empty((), dtype=torch.float64)))
-    explorable = explorables.correlation_dial(task, seed=3, correlation=-0.6, samples=4_000)
-    data, _ = json.JSONDecoder().raw_decode(explorable._repr_html_().split("const data = ", 1)[1])
-    place, along = data["opening"]["samples"], P - mu[:, None]
-    assert data["samples"][place] == 4_000
-    assert data["correlations"][data["opening"]["correlation"]] == -0.6
-    batch = task.sample(32_000, 3, device="cpu")[:4_000]
-    start = State.uniform(mu, 21)
-    pull = -batch_gradients(start.V + along / geometry.norm(along, mu), start.A, batch).A / mu
-    np.testing.assert_allclose(np.reshape(data["heard"][place][0], (21, 3)), pull, rtol=1e-4)
-    assert np.reshape(data["read"], (21, 3)).tolist() == task.support.tolist()
-    told = [int(n) for n in re.findall(r"(\d+) stand out upwards and (\d+) downwards", explorable.alt)[0]]
-    assert told == [0, 6]
-    assert "Correlation \u22120.60, 4,000 samples" in explorable.alt
-    # The other direction knows nothing of P.
-    assert re.search(r"0 stand out upwards and 0 .* no number", explorables.correlation_dial(task, correlation=0).alt)
-    needed = (data["critical"] / (0.6 * data["signal"])) ** 2
-    assert f"about {float(f'{needed:.2g}'):,.0f} samples" in explorable.alt
-    for wrong in ({"correlation": 0.51}, {"correlation": 2}, {"samples": 300}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            explorables.correlation_dial(task, **wrong)
-    for sizes in ({"vocab_size": 2}, {"seq_len": 300}, {"mu_ratio": 2}, {"K_P": 0}):
-        refused = SCBTask.random(**{"vocab_size": 3, "seq_len": 9, "sparsity": 2, "seed": 0, **sizes})
-        with pytest.raises(ValueError, match="task"):
-            explorables.correlation_dial(refused)
-
-
-def test_live_explorable_redraws_when_a_slider_moves() -> None:
-    *sliders, picture, words = explorables.live_contextual_bigram().children
-    for slider in sliders:
-        before = picture.value, words.value
-        slider.value += 1
-        assert (picture.value, words.value) != before, slider.description
-    for slider in sliders:  # corners at which the query or the sparsity does not fit the size
-        slider.value = slider.max
-    for slider in sliders:
-        slider.value = slider.min
-    assert bytes(picture.value).startswith(b"\x89PNG")
 
 
 def test_device_of_the_chapters_is_explicit_where_numpy_reads_samples() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import claims, price, rivals
+from experiments import claims, complexity, price, rivals
 from experiments.claims import CLAIMS, VERDICTS, Bound, Claim, Measured
 from scb_nb import store
 from scb_nb.store import Store, code_digest
@@ -187,6 +187,22 @@ def listening_like_walking(kept: claims.Kept) -> None:
         record["result"] = claims.select(kept["transfer"], **wanted)[0]["result"]
 
 
+def as_if_short(kept: claims.Kept) -> None:
+    """Let every trial, and every second stage, go at any length as at the shortest."""
+    for record in claims.select(kept["complexity"], what="support", seq_len=10_000):
+        del (wanted := {**record["settings"], "seq_len": 100})["first"]
+        short = claims.select(kept["complexity"], **wanted)[0]
+        for other in complexity.LENGTHS:
+            for each in claims.select(kept["complexity"], **wanted | {"seq_len": other}):
+                each["result"] = short["result"]
+
+
+def one_ends_elsewhere(kept: claims.Kept) -> None:
+    """Let descent with the smallest step size learn nothing."""
+    for record in claims.select(kept["complexity"], what="rates", step_size=0.025):
+        record["result"]["alpha_V"] = [0.0 for _ in record["result"]["alpha_V"]]
+
+
 SPOILERS: dict[str, Callable[[claims.Kept], None]] = {
     "recovery": lambda kept: scale(kept["bar"], 10),
     "first-stage": same_at_every_length,
@@ -200,6 +216,10 @@ SPOILERS: dict[str, Callable[[claims.Kept], None]] = {
     "real-layer": attending_elsewhere,
     "probes": lambda kept: scale(kept["probes"], 10, what="once"),
     "transfer": listening_like_walking,
+    "powers": as_if_short,
+    "second-powers": lambda kept: scale(kept["complexity"], 4, what="second stage", seq_len=10_000),
+    "odds": as_if_short,
+    "one-dial": one_ends_elsewhere,
 }
 
 

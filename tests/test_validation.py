@@ -26,6 +26,7 @@ from scb_nb import (
     theory,
     validate,
 )
+from scb_nb.complexity import expected, power_law, trial, until
 from scb_nb.estimators import chi_squared, expectation_maximisation, moment_screen, screened_estimate
 from scb_nb.layer import TransformerLayer, carry
 from scb_nb.layer import train as train_layer
@@ -649,6 +650,48 @@ BAD_INPUTS = [
         )
     ],
     bad("random_probes seed", TypeError, "seed must be an integer", lambda: random_probes(MU, 1, seed=0.5)),
+    *[
+        bad(f"trial {name} {value!r}", error, f"{name} must be {words}", lambda call=call: call())
+        for name, value, error, words, call in (
+            ("method", "Screen", ValueError, "one of screen, probes", lambda: trial("Screen", 9)),
+            ("method", None, ValueError, "one of screen, probes", lambda: trial(None, 9)),
+            ("correlation", 1.5, ValueError, "a finite number", lambda: trial("transfer", 9, correlation=1.5)),
+            ("ratio", 0, ValueError, "a finite number", lambda: trial("small steps", 9, ratio=0)),
+            ("most", 49, ValueError, "an integer of at least 50", lambda: trial("screen", 9, most=49)),
+            ("most", 99.5, TypeError, "an integer of at least 50", lambda: trial("screen", 9, most=99.5)),
+            ("seq_len", 0, ValueError, "an integer of at least 1", lambda: trial("screen", 0)),
+            ("sparsity", 10, ValueError, "an integer of at least 1", lambda: trial("screen", 9, sparsity=10)),
+        )
+    ],
+    bad("until another moment", ValueError, "moment must be seen, named or ended, got 'over'",
+        lambda: until([], "over")),
+    *[
+        bad(f"expected {name} {value!r}", ValueError, f"{name} must", lambda name=name, value=value: expected(
+            "transfer", **{"seq_len": 100, name: value}))
+        for name, value in (
+            ("seq_len", 0), ("vocab_size", 1), ("sparsity", 0), ("K_P", 0), ("correlation", 0), ("correlation", 2)
+        )
+    ],
+    bad("expected of probes", ValueError, "method must be screen, transfer, large step or small steps, got 'probes'",
+        lambda: expected("probes", 100)),
+    *[
+        bad(f"power_law {name}", error, words, lambda sizes=sizes, samples=samples: power_law(sizes, samples))
+        for name, error, words, sizes, samples in (
+            ("two sizes", ValueError, "sizes must be at least 3 positive, growing", [1, 2], np.ones((2, 4))),
+            ("falling sizes", ValueError, "sizes must be at least 3 positive, growing", [3, 2, 1], np.ones((3, 4))),
+            ("a size of zero", ValueError, "sizes must be at least 3 positive, growing", [0, 1, 2], np.ones((3, 4))),
+            ("other sizes", ValueError, r"samples must have shape \(3, tasks\), got \(2, 4\)",
+                [1, 2, 3], np.ones((2, 4))),
+            ("no task", ValueError, r"samples must have shape \(3, tasks\)", [1, 2, 3], np.ones((3, 0))),
+            ("a NaN", ValueError, "samples must be positive", [1, 2, 3], np.full((3, 4), NAN)),
+            ("failures", ValueError, "a finite median at each size", [1, 2, 3], np.full((3, 4), INF)),
+            ("text", TypeError, "samples must be an array of real numbers", [1, 2, 3], "many"),
+        )
+    ],
+    bad("power_law level", ValueError, "level must lie strictly",
+        lambda: power_law([1, 2, 3], np.ones((3, 2)), level=1)),
+    bad("power_law draws", ValueError, "draws must be an integer",
+        lambda: power_law([1, 2, 3], np.ones((3, 2)), draws=0)),
     bad("PlainDescent step_size None", TypeError, r"step_size must be a finite number .* got None of type NoneType",
         lambda: rival(step_size=None)),
     *[
