@@ -73,6 +73,11 @@ def trial(
     ------
     TypeError, ValueError
         If an argument is not of its type or range, or there is no such task.
+
+    Examples
+    --------
+    >>> trial("transfer", seq_len=50, most=1_000)["seen"]  # from 50 samples to 951
+    '.......sssssssnnnn'
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -177,6 +182,12 @@ def until(trials: Iterable[dict[str, Any]], moment: str) -> FloatArray:
     ------
     ValueError
         If there is no such moment.
+
+    Examples
+    --------
+    >>> trials = [{"samples": [50, 59, 71], "seen": ".sn"}, {"samples": [50, 59, 71], "seen": "..."}]
+    >>> until(trials, "named").tolist()
+    [71.0, inf]
     """
     if moment not in ("seen", "named", "ended"):
         raise ValueError(f"moment must be seen, named or ended, got {moment!r}")
@@ -227,6 +238,11 @@ def power_law(sizes: ArrayLike, samples: ArrayLike, *, level: float = 0.9, draws
     ------
     TypeError, ValueError
         If an argument is not of its type, shape or range.
+
+    Examples
+    --------
+    >>> round(power_law([100, 200, 400], [[30, 31, 29], [60, 62, 58], [120, 124, 116]]).exponent, 6)
+    1.0
     """
     x, table = validate.real_array("sizes", sizes), validate.real_array("samples", samples)
     level, draws = validate.fraction("level", level), validate.integer("draws", draws, 1)
@@ -272,6 +288,13 @@ def expected(
     TypeError, ValueError
         If an argument is not of its type or range, or there is no formula for the method; N is at least 2, and
         ``correlation`` not zero.
+
+    Examples
+    --------
+    >>> [round(expected("transfer", seq_len=T)) for T in (100, 10_000)]  # like log T
+    [386, 535]
+    >>> [round(expected("large step", seq_len=T)) for T in (100, 10_000)]  # like sqrt(T)
+    [1245, 10075]
     """
     seq_len, sparsity = validate.integer("seq_len", seq_len, 1), validate.integer("sparsity", sparsity, 1)
     vocab_size, K_P = validate.integer("vocab_size", vocab_size, 2), validate.real("K_P", K_P, 1e-9)

@@ -28,6 +28,12 @@ def chi_squared(batch: Batch) -> torch.Tensor:
     Entry (t, k) is taken from the table of (answer, token at t) among the samples whose query is k. If the query does
     not read the position, the two are independent, and the statistic is close to chi-squared with (N - 1)^2 degrees of
     freedom. Time and memory are of order B T and T N^3.
+
+    Examples
+    --------
+    >>> batch = Batch([[0, 0], [1, 0], [0, 1], [1, 1]], query=[0] * 4, target=[1, 0, 1, 0], vocab_size=2)
+    >>> chi_squared(batch)[:, 0].tolist()  # position 0 decides, position 1 has no say
+    [4.0, 0.0]
     """
     _check(batch)
     N, T = batch.vocab_size, batch.tokens.shape[1]
@@ -49,6 +55,13 @@ def moment_screen(batch: Batch, false_alarms: float = 0.01) -> torch.Tensor:
 
     ``false_alarms``, in (0, 1), bounds the chance that a position that is not read is named, over all positions and
     queries (Bonferroni), as far as the statistic is chi-squared.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=100, sparsity=2, K_P=0.5, seed=0)
+    >>> found = moment_screen(task.sample(3_000, seed=1, device="cpu"))
+    >>> bool((found.numpy() == task.support).all())
+    True
     """
     validate.fraction("false_alarms", false_alarms)
     statistic = chi_squared(batch)
@@ -81,6 +94,14 @@ def expectation_maximisation(
     ------
     TypeError, ValueError
         If an argument is not of its type, shape or range, or the start says that some answer cannot occur.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, K_P=0.5, seed=0)
+    >>> batch = task.sample(3_000, seed=1, device="cpu")
+    >>> estimate = expectation_maximisation(batch, task.P, task.Q)  # from the truth
+    >>> bool((estimate.Q.numpy() > 0).sum() == task.support.sum()), bool(abs(estimate.P.numpy() - task.P).max() < 0.05)
+    (True, True)
     """
     _check(batch)
     N, T = batch.vocab_size, batch.tokens.shape[1]
@@ -114,6 +135,14 @@ def screened_estimate(batch: Batch, false_alarms: float = 0.01) -> Estimate:
 
     A query without such a position gets uniform attention, and its samples do not count. If that is every query,
     P is estimated by the frequencies of the answers.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=100, sparsity=2, K_P=0.5, seed=0)
+    >>> estimate = screened_estimate(task.sample(3_000, seed=1, device="cpu"))
+    >>> found = align(estimate.P, estimate.Q, task)
+    >>> round(found.alpha_V, 1), round(found.alpha_A, 1)
+    (1.0, 1.0)
     """
     found = moment_screen(batch, false_alarms)  # (T, N)
     N = batch.vocab_size

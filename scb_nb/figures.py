@@ -48,7 +48,13 @@ def use_style() -> None:
 
 
 def to_numpy(tensor: torch.Tensor) -> FloatArray:
-    """Return a tensor's values as a float64 NumPy array on the CPU, wherever it was."""
+    """Return a tensor's values as a float64 NumPy array on the CPU, wherever it was.
+
+    Examples
+    --------
+    >>> to_numpy(torch.tensor([1.0, 2.0], requires_grad=True))
+    array([1., 2.])
+    """
     return tensor.detach().cpu().double().numpy()
 
 

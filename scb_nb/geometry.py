@@ -8,7 +8,14 @@ import torch
 
 
 def inner(left: torch.Tensor, right: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
-    """Return <left, right>_mu = sum_n mu_n <left[:, n], right[:, n]>, a scalar tensor."""
+    """Return <left, right>_mu = sum_n mu_n <left[:, n], right[:, n]>, a scalar tensor.
+
+    Examples
+    --------
+    >>> mu = torch.tensor([0.25, 0.75])
+    >>> inner(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.ones(2, 2), mu)
+    tensor(2.)
+    """
     return ((left * right).sum(0) * mu).sum()
 
 
@@ -63,5 +70,13 @@ def preconditioned(
 
     Token n occurs with probability mu_n, so column n of a gradient is proportional to mu_n; dividing by mu makes rare
     and frequent tokens learn equally fast. ``mu`` (N,) must be positive.
+
+    Examples
+    --------
+    >>> mu = torch.tensor([0.25, 0.75])
+    >>> _, direction_A = preconditioned(torch.zeros(2, 2), torch.tensor([[0.25, 0.75], [-0.25, -0.75]]), mu)
+    >>> direction_A  # both columns alike, the rare token's and the frequent one's
+    tensor([[ 1.,  1.],
+            [-1., -1.]])
     """
     return centre_V(gradient_V / mu, mu), centre_A(gradient_A / mu)

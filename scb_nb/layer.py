@@ -104,7 +104,15 @@ class TransformerLayer(nn.Module):
         return self.readout(h)
 
     def attention(self, batch: Batch) -> torch.Tensor:
-        """Return what the last place pays to each place, itself the last, shape (B, T + 1)."""
+        """Return what the last place pays to each place, itself the last, shape (B, T + 1).
+
+        Examples
+        --------
+        >>> layer = TransformerLayer(3, 8, width=16, seed=0, device="cpu")
+        >>> paid = layer.attention(Batch([[0] * 8], query=[1], target=[2], vocab_size=3))
+        >>> paid.shape, round(float(paid.detach().sum()), 4)
+        (torch.Size([1, 9]), 1.0)
+        """
         return self._attention(self.norm1(self._embedded(batch)))
 
     def _embedded(self, batch: Batch) -> torch.Tensor:
@@ -167,6 +175,13 @@ def train(
         If the loss is no longer finite.
     TypeError, ValueError
         If an argument is not of its type or range, or source and layer do not fit.
+
+    Examples
+    --------
+    >>> stream = SCBTask.random(vocab_size=3, seq_len=8, sparsity=1, K_P=0.6, seed=0).stream(seed=1, device="cpu")
+    >>> history = train(TransformerLayer(3, 8, width=16, seed=0, device="cpu"), stream, steps=20, batch_size=32)
+    >>> history["samples"].tolist()
+    [0, 320, 640]
     """
     for name, number in (("steps", steps), ("batch_size", batch_size), ("record_every", record_every)):
         validate.integer(name, number, 1)
@@ -214,6 +229,13 @@ def carry(parts: Iterable[str], old: TransformerLayer, new: TransformerLayer) ->
     ------
     ValueError
         If a part is unknown, or the layers are not built alike.
+
+    Examples
+    --------
+    >>> old, new = (TransformerLayer(3, 8, width=16, seed=seed, device="cpu") for seed in (0, 1))
+    >>> new = carry(["where"], old, new)
+    >>> torch.equal(new.key.weight, old.key.weight), torch.equal(new.value.weight, old.value.weight)
+    (True, False)
     """
     check_layer("old", old)
     check_layer("new", new)

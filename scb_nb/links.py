@@ -31,6 +31,11 @@ def attention(W: torch.Tensor, link: str) -> torch.Tensor:
     """Return the attention (T, N) that the logits W (T, N) make, column by column.
 
     "linear": W itself. "softmax". "sparsemax": the nearest probability vector, :func:`scb_nb.proximal.project_simplex`.
+
+    Examples
+    --------
+    >>> attention(torch.tensor([[2.0], [1.5], [-1.0]]), "sparsemax").T
+    tensor([[0.7500, 0.2500, 0.0000]])
     """
     _one_of("link", link, LINKS)
     if link == "softmax":
@@ -47,6 +52,12 @@ def logits(A: torch.Tensor, link: str) -> torch.Tensor:
     ------
     ValueError
         If no logits make this A: the link is not linear, and a column is not a probability vector.
+
+    Examples
+    --------
+    >>> A = torch.tensor([[0.75], [0.25]])
+    >>> torch.allclose(attention(logits(A, "softmax"), "softmax"), A)
+    True
     """
     _one_of("link", link, LINKS)
     if link != "linear" and not (A.min() >= 0 and (A.sum(0) - 1).abs().max() < 1e-3):
@@ -61,6 +72,11 @@ def pull_back(gradient: torch.Tensor, A: torch.Tensor, link: str) -> torch.Tenso
 
     Softmax has the Jacobian diag(a) - a a^T. That of sparsemax subtracts the mean over the support of A, and is zero
     off it. Both are symmetric.
+
+    Examples
+    --------
+    >>> pull_back(torch.tensor([[1.0], [0.0]]), A=torch.tensor([[0.5], [0.5]]), link="softmax").T
+    tensor([[ 0.2500, -0.2500]])
     """
     _one_of("link", link, LINKS)
     if link == "softmax":
@@ -94,6 +110,13 @@ class LinkDescent:
         Shrink the step sizes linearly to zero over the second half.
     loss : str
         "squared", or "cross-entropy" of softmax(V X a).
+
+    Examples
+    --------
+    >>> stages = [LinkDescent(link="softmax", optimizer="sgd", steps=20, batch_size=64, step_size=1.0)]
+    >>> A = fit(SCBTask.random(3, 30, 2, seed=0).stream(seed=1, device="cpu"), stages).A
+    >>> bool((A > 0).all()), torch.allclose(A.sum(0), torch.ones(3))  # whatever the step size
+    (True, True)
     """
 
     link: Literal["linear", "softmax", "sparsemax"]
@@ -153,6 +176,12 @@ def cross_entropy_gradients(V: torch.Tensor, A: torch.Tensor, batch: Batch) -> G
     ------
     TypeError, ValueError
         If V (N, N), A (T, N) and the batch do not fit each other in shape, dtype or device, or there is no sample.
+
+    Examples
+    --------
+    >>> batch = Batch([[0, 1]], query=[0], target=[1], vocab_size=2)
+    >>> cross_entropy_gradients(torch.zeros(2, 2), torch.full((2, 2), 0.5), batch).loss  # log 2: it knows nothing
+    tensor(0.6931)
     """
     check_parameters(V, A, batch)
     if len(batch) == 0:
@@ -172,6 +201,11 @@ def probabilities(outputs: torch.Tensor, head: str, floor: float = 1e-3) -> torc
     "softmax": of the outputs. "simplex": the nearest probability vector. "raw": the outputs. With the latter two,
     entries below ``floor``, in (0, 1), are then raised to it and the rest is scaled to make the sum one: a probability
     of zero, or less, could lose any number of nats.
+
+    Examples
+    --------
+    >>> probabilities(torch.tensor([[1.5, 0.5, -1.0]]), "simplex", floor=0.01)
+    tensor([[0.9804, 0.0098, 0.0098]])
     """
     _one_of("head", head, HEADS)
     validate.fraction("floor", floor)
@@ -183,7 +217,13 @@ def probabilities(outputs: torch.Tensor, head: str, floor: float = 1e-3) -> torc
 
 
 def accuracy(predictions: torch.Tensor, target: torch.Tensor) -> float:
-    """Return the share of samples whose most probable token, by ``predictions`` (B, N), is the answer (B,)."""
+    """Return the share of samples whose most probable token, by ``predictions`` (B, N), is the answer (B,).
+
+    Examples
+    --------
+    >>> accuracy(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1]))
+    0.5
+    """
     _check_rows("predictions", predictions)
     _check_shape("target", target, predictions.shape[:1])
     return float((predictions.argmax(1) == target).double().mean())
@@ -194,6 +234,12 @@ def calibration_error(predictions: torch.Tensor, target: torch.Tensor, bins: int
 
     Samples are sorted into ``bins`` of equal width by the probability of that token. In each bin it is compared with
     how often that token was the answer; the gaps are averaged over the samples.
+
+    Examples
+    --------
+    >>> predictions = torch.tensor([[0.75, 0.25], [0.75, 0.25]])
+    >>> calibration_error(predictions, torch.tensor([0, 1]))  # it says 3/4, and is right half of the time
+    0.25
     """
     validate.integer("bins", bins, 1)
     _check_rows("predictions", predictions)
@@ -205,7 +251,13 @@ def calibration_error(predictions: torch.Tensor, target: torch.Tensor, bins: int
 
 
 def nats_lost(predictions: torch.Tensor, bayes: torch.Tensor) -> float:
-    """Return the mean of KL(bayes || predictions) over samples, both (B, N): the cross-entropy above its least."""
+    """Return the mean of KL(bayes || predictions) over samples, both (B, N): the cross-entropy above its least.
+
+    Examples
+    --------
+    >>> round(nats_lost(torch.tensor([[0.5, 0.5]]), bayes=torch.tensor([[1.0, 0.0]])), 4)  # log 2
+    0.6931
+    """
     _check_rows("predictions", predictions)
     _check_shape("bayes", bayes, predictions.shape)
     bayes = bayes.double()
@@ -218,6 +270,11 @@ def least_nats_lost(task: SCBTask, iterations: int = 300) -> float:
     Only the tokens at the positions that a query reads matter. What A puts elsewhere can at best add a multiple of V mu
     to the outputs. So one minimises over V, the weights on the support and that multiple, with the N^S words on the
     support and their probabilities written out; there may be 10,000 of them.
+
+    Examples
+    --------
+    >>> 0 <= least_nats_lost(SCBTask.random(vocab_size=3, seq_len=8, sparsity=1, seed=0)) < 1e-6  # a single position
+    True
     """
     validate.integer("iterations", iterations, 1)
     if task.vocab_size**task.sparsity > MOST_WORDS:

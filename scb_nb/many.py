@@ -129,6 +129,13 @@ def many_gradients(V: torch.Tensor, A: torch.Tensor, batches: Sequence[Batch]) -
 
     ``V`` is (R, N, N) and ``A`` (R, T, N). The runs' attentions are laid side by side as if they were one run's with
     R N queries, so that one pass over the tokens serves all.
+
+    Examples
+    --------
+    >>> batches = [Batch([[0, 1]], [0], [1], vocab_size=2), Batch([[1, 0]], [1], [0], vocab_size=2)]
+    >>> V, A = torch.eye(2).repeat(2, 1, 1), torch.full((2, 2, 2), 0.5)
+    >>> many_gradients(V, A, batches).loss
+    tensor([0.2500, 0.2500])
     """
     runs, T, N = A.shape
     size = len(batches[0])

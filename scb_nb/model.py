@@ -65,6 +65,12 @@ class LinearTransformer(nn.Module):
         """Return the model that knows nothing but mu: V = mu 1^T, and A = 1 1^T / T attends everywhere alike.
 
         ``mu`` (N,) is a probability vector; ``seq_len`` is at least 1.
+
+        Examples
+        --------
+        >>> model = LinearTransformer.uniform([0.25, 0.75], seq_len=4, device="cpu")
+        >>> model(Batch([[0, 0, 0, 1]], query=[0], target=[1], vocab_size=2)).tolist()  # mu, whatever the context
+        [[0.25, 0.75]]
         """
         frequencies = torch.tensor(validate.probability_columns("mu", mu, (None,)))
         size = len(frequencies)
@@ -74,7 +80,15 @@ class LinearTransformer(nn.Module):
         return cls(V, A, dtype=dtype or torch.float32, device=validate.device(device))
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Return the predictions, shape (B, N): row b estimates the distribution of ``target[b]``."""
+        """Return the predictions, shape (B, N): row b estimates the distribution of ``target[b]``.
+
+        Examples
+        --------
+        >>> task = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0)
+        >>> predictions = LinearTransformer(task.P, task.Q, device="cpu")(task.sample(5, seed=1, device="cpu"))
+        >>> bool(torch.allclose(predictions.sum(1), torch.ones(5)))  # at P and Q they are probabilities
+        True
+        """
         return predict(self.V, self.A, batch)
 
     def extra_repr(self) -> str:
@@ -92,6 +106,14 @@ def predict(V: torch.Tensor, A: torch.Tensor, batch: Batch) -> torch.Tensor:
     ------
     TypeError, ValueError
         If V (N, N), A (T, N) and the batch do not fit each other in shape, dtype or device.
+
+    Examples
+    --------
+    >>> V = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
+    >>> A = torch.tensor([[1.0, 0.5], [0.0, 0.5]])  # query 0 reads position 0, query 1 both
+    >>> predict(V, A, Batch([[0, 1], [0, 1]], query=[0, 1], target=[0, 0], vocab_size=2))
+    tensor([[0.7500, 0.2500],
+            [0.5000, 0.5000]])
     """
     check_parameters(V, A, batch)
     return attended_histogram(A.T.contiguous(), batch) @ V.T  # (B, N)
@@ -101,6 +123,12 @@ def attended_histogram(AT: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return X A[:, k] for each sample, shape (B, N): entry n is the attention that falls on token n.
 
     ``AT`` (N, T) is A transposed and contiguous, so that the attention of a query lies side by side in memory.
+
+    Examples
+    --------
+    >>> A = torch.tensor([[0.5, 1.0], [0.25, 0.0], [0.25, 0.0]])
+    >>> attended_histogram(A.T.contiguous(), Batch([[0, 1, 0]], query=[0], target=[1], vocab_size=2))
+    tensor([[0.7500, 0.2500]])
     """
     empty = AT.new_zeros(len(batch), batch.vocab_size)
     if kernels.usable(AT):

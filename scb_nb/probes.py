@@ -36,6 +36,12 @@ def random_probes(mu: torch.Tensor, count: int, seed: int, beside: torch.Tensor 
     ------
     TypeError, ValueError
         If an argument is not of its type or range.
+
+    Examples
+    --------
+    >>> D = random_probes(torch.tensor([0.5, 0.25, 0.25]), count=4, seed=0)
+    >>> D.shape, bool(D.sum(1).abs().max() < 1e-5)  # 1^T D = 0
+    (torch.Size([4, 3, 3]), True)
     """
     for name, value in (("mu", mu), *([] if beside is None else [("beside", beside)])):
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
@@ -90,6 +96,13 @@ class Probes:
         How often it looks before it gives up.
     seed : int
         For the random probes.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=300, sparsity=2, K_P=0.5, seed=0)
+    >>> result = fit(task.stream(seed=1, device="cpu"), [Probes(batch_size=1_500)])
+    >>> bool((result.support.numpy() == task.support).all())
+    True
     """
 
     batch_size: int
@@ -192,6 +205,12 @@ def stages(vocab_size: int, seq_len: int) -> tuple[Stage, ...]:
 
     Each look takes 500 N samples, few beside what the second stage takes: that of
     :func:`scb_nb.stages.default_stages`.
+
+    Examples
+    --------
+    >>> listen, descend = stages(vocab_size=3, seq_len=1_000)
+    >>> listen.batch_size
+    1500
     """
     *_, last = default_stages(vocab_size, seq_len)
     return Probes(batch_size=500 * vocab_size), last

@@ -47,6 +47,12 @@ def code_digest(experiment: Callable[..., Any]) -> str:
 
     That is the function and what it uses of its module, the modules of the package that all training runs, and those of
     the package from which its module imports functions or classes.
+
+    Examples
+    --------
+    >>> from scb_nb.sweeps import recover
+    >>> len(code_digest(recover))
+    16
     """
     module = inspect.getmodule(experiment)
     core = [f"scb_nb.{name}" for name in CORE]

@@ -32,6 +32,13 @@ def attention_map(layer: TransformerLayer, batch: Batch) -> AttentionMap:
     ------
     ValueError
         If a query does not occur, or the batch does not fit the layer.
+
+    Examples
+    --------
+    >>> layer = TransformerLayer(3, 8, width=16, seed=0, device="cpu")
+    >>> found = attention_map(layer, SCBTask.random(3, 8, 2, seed=0).sample(100, seed=1, device="cpu"))
+    >>> found.mean.shape, torch.allclose(found.mean.sum(0) + found.itself, torch.ones(3).double())
+    (torch.Size([8, 3]), True)
     """
     check_layer("layer", layer)
     weights = layer.attention(batch).double()  # (B, T + 1)
@@ -46,7 +53,13 @@ def attention_map(layer: TransformerLayer, batch: Batch) -> AttentionMap:
 
 @torch.no_grad()
 def score_table(layer: TransformerLayer) -> torch.Tensor:
-    """Return all attention scores that there are, shape (T, N, N): position, token that stands there, query."""
+    """Return all attention scores that there are, shape (T, N, N): position, token that stands there, query.
+
+    Examples
+    --------
+    >>> score_table(TransformerLayer(3, 8, width=16, seed=0, device="cpu")).shape
+    torch.Size([8, 3, 3])
+    """
     check_layer("layer", layer)
     z = layer.norm1(layer.token.weight + layer.position.weight[:, None])  # (T + 1, N, width)
     asked = layer.query(z[-1]) @ layer.key.weight  # (N, width)
@@ -65,6 +78,12 @@ def token_map(layer: TransformerLayer) -> TokenMap:
     """Return in column n what the layer answers, as probabilities, where token n stands at every position.
 
     Wherever the layer looks, it sees n. The best predictor answers with column n of P, for every query.
+
+    Examples
+    --------
+    >>> V = token_map(TransformerLayer(3, 8, width=16, seed=0, device="cpu")).mean
+    >>> V.shape, torch.allclose(V.sum(0), torch.ones(3).double())
+    (torch.Size([3, 3]), True)
     """
     check_layer("layer", layer)
     N, device = layer.vocab_size, layer.readout.weight.device
@@ -80,6 +99,12 @@ def readings(task: SCBTask, samples: int = 2_000, seed: int = 0) -> Observer:
     ``nats``: lost against the best predictor, in the mean. ``alpha_V``, ``alpha_A``: alignment of token map and
     attention map. ``variation_P``, ``variation_Q``: total variation of their columns from those of P and Q, in the mean
     over tokens. ``deviation``: of the attention to the positions in the support over contexts, in the mean.
+
+    Examples
+    --------
+    >>> read = readings(SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0), samples=100)
+    >>> list(read(TransformerLayer(3, 8, width=16, seed=0, device="cpu")))
+    ['nats', 'alpha_V', 'alpha_A', 'variation_P', 'variation_Q', 'deviation']
     """
     if not isinstance(task, SCBTask):
         raise TypeError(f"task must be an SCBTask, got {type(task).__name__}")

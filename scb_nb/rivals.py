@@ -61,6 +61,13 @@ class PlainDescent:
         Shrink the step sizes linearly to zero over the second half.
     average : bool
         End at the mean over the second half.
+
+    Examples
+    --------
+    >>> stages = [PlainDescent(optimizer="adam", steps=100, batch_size=64, step_size=0.01)]
+    >>> history = fit(SCBTask.random(3, 30, 2, K_P=0.5, seed=0).stream(seed=1, device="cpu"), stages).history
+    >>> bool(history["loss"][-1] < history["loss"][1])
+    True
     """
 
     optimizer: Literal["sgd", "momentum", "adam"]
@@ -114,6 +121,14 @@ class Trim:
     ----------
     false_alarms : float
         In (0, 1): the chance that noise alone stands out anywhere.
+
+    Examples
+    --------
+    >>> state = State.uniform(torch.tensor([1.0]), seq_len=5)
+    >>> state.A = torch.tensor([[0.1], [-0.1], [0.2], [9.0], [0.0]])
+    >>> over = Trim().step(state, source=None)  # it takes no samples
+    >>> state.A.T
+    tensor([[0., 0., 0., 1., 0.]])
     """
 
     false_alarms: float = 0.01

@@ -17,6 +17,13 @@ def noise_level(A: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
     Column k rests on a fraction mu_k of the samples, so its noise is proportional to 1 / sqrt(mu_k). With that divided
     out all entries are alike, and the median of their distances from their column's median tells the deviation: the few
     entries of the support do not move it.
+
+    Examples
+    --------
+    >>> A = torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0))
+    >>> A[:100] += 1_000  # a few entries do not move it
+    >>> noise_level(A, mu=torch.tensor([0.5, 0.5])).round(decimals=1)
+    tensor([1., 1.])
     """
     distances = (A - A.median(0).values).abs() * mu.sqrt()
     return MAD_TO_DEVIATION * distances.median() / mu.sqrt()
@@ -40,6 +47,13 @@ def threshold(A: torch.Tensor, mu: torch.Tensor, false_alarms: float, tails: int
     """Return how far above its column's median noise in A (T, N) exceeds nowhere, shape (N,), but for false alarms.
 
     With two ``tails``, how far to either side.
+
+    Examples
+    --------
+    >>> A = torch.tensor([[-1.0, -2.0], [0.0, 0.0], [1.0, 2.0]])
+    >>> rare, frequent = threshold(A, torch.tensor([0.2, 0.8]), false_alarms=0.01)
+    >>> float(rare / frequent)  # a quarter of the samples, twice the noise
+    2.0
     """
     return critical_value(tails * A.numel(), false_alarms) * noise_level(A, mu)
 
@@ -59,6 +73,14 @@ def outstanding(A: torch.Tensor, mu: torch.Tensor, false_alarms: float) -> torch
 
 
 def attention_on(support: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return attention (T, N) on ``support`` in proportion to ``weights``, uniform for a query without support."""
+    """Return attention (T, N) on ``support`` in proportion to ``weights``, uniform for a query without support.
+
+    Examples
+    --------
+    >>> support = torch.tensor([[True, False], [True, False], [False, False], [False, False]])
+    >>> attention_on(support, torch.tensor([[3.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])).T
+    tensor([[0.7500, 0.2500, 0.0000, 0.0000],
+            [0.2500, 0.2500, 0.2500, 0.2500]])
+    """
     kept = torch.where(support, weights - weights.median(0).values, 0.0)
     return torch.where(support.any(0), kept / kept.sum(0), 1 / len(weights))

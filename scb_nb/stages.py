@@ -44,6 +44,13 @@ class LargeSteps:
         In (0, 1): the chance that noise alone stands out anywhere, at each look.
     max_steps : int
         How often it looks at uniform attention before it gives up.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=100, sparsity=2, K_P=0.5, seed=0)
+    >>> result = fit(task.stream(seed=1, device="cpu"), [LargeSteps(batch_size=2_000, round_size=6_000)])
+    >>> bool((result.support.numpy() == task.support).all())
+    True
     """
 
     batch_size: int
@@ -115,6 +122,12 @@ class Descent:
         Shrink the step sizes linearly to zero over the second half, and end at the mean over that half.
     false_alarms : float
         In (0, 1).
+
+    Examples
+    --------
+    >>> stages = [Descent(steps=50, batch_size=16, step_size=0.1)]
+    >>> fit(SCBTask.random(3, 30, 2, seed=0).stream(seed=1, device="cpu", share_mu=True), stages).samples
+    800
     """
 
     steps: int
@@ -149,7 +162,17 @@ class Descent:
         return last
 
     def update(self, state: State, gradients: Gradients) -> None:
-        """Take the step that these gradients ask for, exact ones or those of a batch."""
+        """Take the step that these gradients ask for, exact ones or those of a batch.
+
+        Examples
+        --------
+        >>> task = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0)
+        >>> state = State.uniform(torch.tensor(task.mu), task.seq_len)
+        >>> descent = Descent(steps=1, batch_size=1, step_size=0.5)
+        >>> descent.update(state, population_gradients(state.V, state.A, task))
+        >>> round(align(state.V, state.A, task).alpha_V, 6)  # step size / T: the first step of the flow
+        0.0625
+        """
         state.loss = float(gradients.loss)
         done = state.step % self.steps
         remaining = min(1.0, 2 * (1 - done / self.steps)) if self.average else 1.0
@@ -195,6 +218,13 @@ class SmallSteps(Descent):
 
     It is over once the entries of A that stand out add up to ``visible``, in (0, 1), on average over the queries; they
     become the support. After ``steps`` steps it gives up.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=30, sparsity=2, K_P=0.5, seed=0)
+    >>> result = fit(task.stream(seed=1, device="cpu"), [SmallSteps(steps=1_000, batch_size=64, step_size=0.1)])
+    >>> bool((result.support.numpy() == task.support).all())
+    True
     """
 
     visible: float = 0.6
@@ -224,6 +254,14 @@ class SparseDescent(Descent):
     by the curvature of the loss in A, known from V, so that it ends where the loss is least. It is then thresholded, as
     :func:`scb_nb.proximal.sparse_sum_to_one` does, at what its noise exceeds nowhere. Positions below are dropped; if
     others are admitted, a pass of ``steps`` steps follows, at most ``passes`` in all. Derived in chapter 6.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=30, sparsity=2, K_P=0.5, seed=0)
+    >>> large, sparse = default_stages(3, 30)[0], SparseDescent(steps=100, batch_size=64, step_size=0.3)
+    >>> A = fit(task.stream(seed=1, device="cpu"), [large, sparse]).A
+    >>> ((A != 0).sum(0)).tolist()  # two positions for each query; all else is exactly zero
+    [2, 2, 2]
     """
 
     sparsity: Literal["support", "l1", "simplex", "none"] = field(default="support", init=False)
@@ -260,6 +298,12 @@ def default_stages(vocab_size: int, seq_len: int) -> tuple[Stage, ...]:
 
     Large steps, each of whose looks at uniform attention takes 3,000 + 3 T / 4 samples, then descent on the support,
     whose samples do not depend on T. The numbers were chosen on tasks other than those of ``experiments/bar.py``.
+
+    Examples
+    --------
+    >>> large, sparse = default_stages(vocab_size=3, seq_len=1_000)
+    >>> large.batch_size, sparse.steps
+    (2500, 320)
     """
     return (
         LargeSteps(batch_size=2_000 + seq_len // 2, round_size=2_000 * vocab_size),

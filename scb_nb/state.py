@@ -42,7 +42,14 @@ class State:
 
     @classmethod
     def uniform(cls, mu: torch.Tensor, seq_len: int) -> "State":
-        """Return the state that knows mu (N,) and nothing else: V = mu 1^T, A = 1 1^T / T, every position allowed."""
+        """Return the state that knows mu (N,) and nothing else: V = mu 1^T, A = 1 1^T / T, every position allowed.
+
+        Examples
+        --------
+        >>> state = State.uniform(torch.tensor([0.25, 0.75]), seq_len=4)
+        >>> state.V[:, 0], state.A[:, 0], bool(state.support.all())
+        (tensor([0.2500, 0.7500]), tensor([0.2500, 0.2500, 0.2500, 0.2500]), True)
+        """
         A = mu.new_full((seq_len, len(mu)), 1 / seq_len)
         return cls(mu[:, None].repeat(1, len(mu)), A, mu, torch.ones_like(A, dtype=torch.bool))
 

@@ -70,7 +70,17 @@ class Store:
         self.path = Path(path)
 
     def records(self) -> dict[str, Record]:
-        """Return the records that are whole, by the key of their settings; of several with one key, the last."""
+        """Return the records that are whole, by the key of their settings; of several with one key, the last.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "runs.jsonl"
+        ...     _ = path.write_text("a line that was cut o")
+        ...     Store(path).records()  # it does not count, so its run will be done again
+        {}
+        """
         records = {}
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []:
             digest, _, text = line.partition(" ")
@@ -202,6 +212,11 @@ def kept(name: str) -> list[Record]:
     ------
     FileNotFoundError
         If there are none.
+
+    Examples
+    --------
+    >>> sorted(kept("bar")[0])
+    ['origin', 'result', 'settings']
     """
     path = FOLDER / f"{name}.jsonl"
     if not path.exists():
@@ -212,7 +227,14 @@ def kept(name: str) -> list[Record]:
 
 
 def origin(records: Sequence[Record]) -> str:
-    """Return in one line when, where and how the records came about, for a caption."""
+    """Return in one line when, where and how the records came about, for a caption.
+
+    Examples
+    --------
+    >>> found = {"date": "2026-01-31T12:00:00", "commit": "0123456789", "machine": "x86_64 linux", "seconds": 60.0}
+    >>> origin([{"origin": found}, {"origin": found}])
+    '2 runs, 2026-01-31, commit 0123456, x86_64 linux, 2 core minutes'
+    """
     origins = [record["origin"] for record in records]
     dates = sorted({each["date"][:10] for each in origins})
     commits = sorted({each["commit"][:7] for each in origins})

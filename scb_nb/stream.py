@@ -49,6 +49,8 @@ class Batch:
     >>> tokens, query, target = Batch([[0, 1, 1]], [0], [1], vocab_size=2)
     >>> tokens.shape
     torch.Size([1, 3])
+    >>> Batch([[0, 1], [1, 1], [1, 0]], query=[0, 1, 1], target=[1, 0, 1], vocab_size=2)[:2]
+    Batch(batch_size=2, seq_len=2, vocab_size=2, device='cpu')
     """
 
     __slots__ = ("_tokens", "compact", "query", "target", "vocab_size")
@@ -138,6 +140,12 @@ class Source(ABC):
         """Return the next ``batch_size`` samples (at least 1) as one batch.
 
         Beyond the batch itself, memory stays bounded by one block; :meth:`chunks` avoids the batch as well.
+
+        Examples
+        --------
+        >>> stream = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0).stream(seed=1, device="cpu")
+        >>> stream.draw(5)
+        Batch(batch_size=5, seq_len=8, vocab_size=3, device='cpu')
         """
         parts = list(self.chunks(batch_size))
         if len(parts) == 1:
@@ -151,6 +159,12 @@ class Source(ABC):
 
         The cuts are the same whenever the same samples are asked for. All ``batch_size`` samples count as handed out
         when this is called.
+
+        Examples
+        --------
+        >>> stream = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0).stream(seed=1, device="cpu")
+        >>> [len(part) for part in stream.chunks(100_000)]
+        [58254, 41746]
         """
         start = self._position
         self._position += validate.integer("batch_size", batch_size, 1)  # at once: no sample is handed out twice
@@ -178,6 +192,14 @@ class Stream(Source):
         Where the samples are made and stay.
     position : int
         The number of samples handed out so far. Assign to it to jump anywhere, for instance when a run is resumed.
+
+    Examples
+    --------
+    >>> stream = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0).stream(seed=1, device="cpu")
+    >>> whole = stream.draw(100)
+    >>> stream.position = 40
+    >>> torch.equal(stream.draw(60).tokens, whole.tokens[40:])
+    True
     """
 
     def __init__(self, task: "SCBTask", seed: int, device: Device = None, share_mu: bool = False) -> None:

@@ -109,6 +109,12 @@ def recover(
     dict
         ``outcome`` and ``samples`` of training; ``missed`` and ``false`` positions, over all queries; ``error_V`` and
         ``error_A`` as :func:`scb_nb.align` measures them.
+
+    Examples
+    --------
+    >>> found = recover(seq_len=30, vocab_size=3, K_P=0.5)
+    >>> found["outcome"], int(found["missed"]), int(found["false"])
+    ('finished', 0, 0)
     """
     task = SCBTask.random(vocab_size, seq_len, sparsity, seed=seed, K_P=K_P, mu_ratio=mu_ratio)
     stream = task.stream(seed, device=device, share_mu=share_mu)

@@ -105,6 +105,11 @@ class SCBTask:
         ------
         TypeError, ValueError
             If an argument is not of its type or range, or K_P cannot be reached.
+
+        Examples
+        --------
+        >>> SCBTask.random(vocab_size=5, seq_len=100, sparsity=2, q_floor=1.0, K_P=0.5, seed=0)
+        SCBTask(vocab_size=5, seq_len=100, sparsity=2, K_P=0.5, K_Q=0.49)
         """
         vocab_size = validate.integer("vocab_size", vocab_size, 1)
         seq_len = validate.integer("seq_len", seq_len, 1)
@@ -134,7 +139,13 @@ class SCBTask:
 
     @property
     def support(self) -> NDArray[np.bool_]:
-        """Where Q is not zero, shape (T, N)."""
+        """Where Q is not zero, shape (T, N).
+
+        Examples
+        --------
+        >>> SCBTask(P=[[0.9, 0.2], [0.1, 0.8]], Q=[[1, 0], [0, 0.5], [0, 0.5]]).support.tolist()
+        [[True, False], [False, True], [False, True]]
+        """
         return self.Q > 0
 
     @property
@@ -144,33 +155,77 @@ class SCBTask:
 
     @property
     def K_P(self) -> float:
-        """||P - mu 1^T||_mu^2, how much the selected token says about the answer; derived in chapter 3."""
+        """||P - mu 1^T||_mu^2, how much the selected token says about the answer; derived in chapter 3.
+
+        Examples
+        --------
+        >>> SCBTask(P=[[0.5, 0.5], [0.5, 0.5]], Q=[[1, 1]]).K_P  # the selected token says nothing
+        0.0
+        >>> SCBTask(P=[[0, 1], [1, 0]], Q=[[1, 1]]).K_P  # it says all: 1 - ||mu||^2
+        0.5
+        """
         return float(((self.P - self.mu[:, None]) ** 2).sum(axis=0) @ self.mu)
 
     @property
     def K_Q(self) -> float:
-        """||Q - 1 1^T / T||_mu^2, how far Q is from reading everywhere alike; derived in chapter 3."""
+        """||Q - 1 1^T / T||_mu^2, how far Q is from reading everywhere alike; derived in chapter 3.
+
+        Examples
+        --------
+        >>> SCBTask(P=[[0, 1], [1, 0]], Q=[[0.5, 1], [0.5, 0]]).K_Q  # query 0 reads everywhere alike
+        0.25
+        """
         return float(((self.Q - 1 / self.seq_len) ** 2).sum(axis=0) @ self.mu)
 
     def stream(self, seed: int, *, device: Device = None, share_mu: bool = False) -> Stream:
         """Return an endless stream of samples that gives away neither P nor Q; mu only if ``share_mu``.
 
         ``device=None`` is a GPU when there is one. Same seed and same kind of device, same samples.
+
+        Examples
+        --------
+        >>> task = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0)
+        >>> hidden, shown = task.stream(seed=1), task.stream(seed=1, share_mu=True)
+        >>> hidden.mu, shown.mu.round(3).tolist()
+        (None, [0.333, 0.333, 0.333])
         """
         return Stream(self, seed, device, share_mu)
 
     def sample(self, batch_size: int, seed: int, *, device: Device = None) -> Batch:
-        """Return ``batch_size`` samples (at least 1): the beginning of ``stream(seed)``."""
+        """Return ``batch_size`` samples (at least 1): the beginning of ``stream(seed)``.
+
+        Examples
+        --------
+        >>> task = SCBTask(P=[[0, 1], [1, 0]], Q=[[0, 1], [1, 0]])
+        >>> tokens, query, target = task.sample(100, seed=0, device="cpu")
+        >>> bool((target == 1 - tokens[range(100), 1 - query]).all())  # query 0 reads position 1, query 1 position 0
+        True
+        """
         return self.stream(seed, device=device).draw(batch_size)
 
     def tensors(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return P (N, N), Q (T, N) and mu (N,) as tensors with the dtype and device of ``like``."""
+        """Return P (N, N), Q (T, N) and mu (N,) as tensors with the dtype and device of ``like``.
+
+        Examples
+        --------
+        >>> P, Q, mu = SCBTask.random(3, 8, 2, seed=0).tensors(like=torch.zeros((), dtype=torch.float64))
+        >>> P.shape, Q.shape, mu.dtype
+        (torch.Size([3, 3]), torch.Size([8, 3]), torch.float64)
+        """
         P, Q, mu = (torch.tensor(array, dtype=like.dtype, device=like.device) for array in (self.P, self.Q, self.mu))
         return P, Q, mu
 
     @property
     def bayes_risk(self) -> float:
-        """1/2 - (K_P ||Q||_mu^2 + ||mu||^2) / 2, the smallest squared risk of any predictor; derived in chapter 3."""
+        """1/2 - (K_P ||Q||_mu^2 + ||mu||^2) / 2, the smallest squared risk of any predictor; derived in chapter 3.
+
+        Examples
+        --------
+        >>> SCBTask(P=[[0, 1], [1, 0]], Q=[[1, 1]]).bayes_risk  # the answer is certain
+        0.0
+        >>> SCBTask(P=[[0, 1], [1, 0]], Q=[[0.5, 0.5], [0.5, 0.5]]).bayes_risk  # or one of two, in half of the contexts
+        0.125
+        """
         Q_norm = float((self.Q**2).sum(axis=0) @ self.mu)
         return 0.5 - 0.5 * (self.K_P * Q_norm + float(self.mu @ self.mu))
 
@@ -183,6 +238,12 @@ class SCBTask:
         ------
         ValueError
             If that takes more than ten million numbers for a query; estimate it on samples of :meth:`stream` instead.
+
+        Examples
+        --------
+        >>> task = SCBTask(P=[[0, 1], [1, 0]], Q=[[0.5, 0.5], [0.5, 0.5]])
+        >>> round(task.bayes_cross_entropy(), 4)  # log 2 where the two tokens differ, in half of the contexts
+        0.3466
         """
         if self.vocab_size ** (self.sparsity + 1) > MAX_ENUMERATION:
             raise ValueError(
@@ -216,6 +277,15 @@ class SCBTask:
             If there is no such file.
         ValueError
             If it is damaged or holds no valid task.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> task = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0)
+        >>> with TemporaryDirectory() as folder:
+        ...     task.save(f"{folder}/task.npz")
+        ...     bool((SCBTask.load(f"{folder}/task.npz").P == task.P).all())
+        True
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"path must name a saved task, but there is no file {str(path)!r}")

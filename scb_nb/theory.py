@@ -42,6 +42,14 @@ def align(V: torch.Tensor, A: torch.Tensor, task: "SCBTask") -> Alignment:
     ------
     TypeError, ValueError
         If V and A are not tensors of the task's shapes.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0)
+    >>> P, Q, mu = task.tensors(like=torch.zeros((), dtype=torch.float64))
+    >>> found = align(P, (Q + 1 / 8) / 2, task)  # half of the way in A
+    >>> round(found.alpha_V, 6), round(found.alpha_A, 6), found.residual_A < 1e-12
+    (1.0, 0.5, True)
     """
     check_parameters(V, A)
     V, A = V.detach().double(), A.detach().double()
@@ -64,7 +72,15 @@ def _coordinate(point: torch.Tensor, axis: torch.Tensor, mu: torch.Tensor) -> tu
 
 
 def on_plane(alpha_V: float, alpha_A: float, task: "SCBTask") -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the V (N, N) and A (T, N) with these coordinates and no residual, in float64 on the CPU."""
+    """Return the V (N, N) and A (T, N) with these coordinates and no residual, in float64 on the CPU.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0)
+    >>> V, A = on_plane(0.5, 0.25, task)
+    >>> round(align(V, A, task).alpha_V, 6), round(align(V, A, task).alpha_A, 6)
+    (0.5, 0.25)
+    """
     P, Q, mu = task.tensors(like=torch.empty((), dtype=torch.float64))
     uniform = torch.full_like(Q, 1 / task.seq_len)
     start = mu[:, None].expand_as(P)
@@ -106,6 +122,13 @@ def trajectory(
     ------
     ValueError
         If the iteration diverges, naming the step and the step sizes.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, K_P=0.5, seed=0)
+    >>> path = trajectory(task, 1_000, step_size_V=0.5, step_size_A=0.5)
+    >>> path[[0, 1, -1]].round(4).tolist()  # V moves first; in the end both are there
+    [[0.0, 0.0], [0.0625, 0.0], [1.0, 1.0]]
     """
     steps = validate.integer("steps", steps)
     rates = np.array(
@@ -163,6 +186,12 @@ def follow_flow(
     -----
     A Rosenbrock method of order 2 (ode23s of Shampine and Reichelt, 1997). Beyond the escape the flow has two time
     scales, 1 and T. A method without the Jacobian would have to take steps of order 1 all the way.
+
+    Examples
+    --------
+    >>> times, path = follow_flow(K_P=0.1, K_Q=0.4, seq_len=1_000, until=1e6)
+    >>> float(times[-1]), path[-1].round(3).tolist(), len(times) < 1_000
+    (1000000.0, [1.0, 1.0], True)
     """
     for name, value in (("K_P", K_P), ("K_Q", K_Q), ("rate_V", rate_V), ("rate_A", rate_A)):
         validate.real(name, value, 0)
@@ -235,7 +264,16 @@ class Milestones(NamedTuple):
 
 
 def milestones(times: FloatArray, path: FloatArray) -> Milestones:
-    """Find the milestones of a path, as :func:`follow_flow` returns it: times (n,), points (n, 2)."""
+    """Find the milestones of a path, as :func:`follow_flow` returns it: times (n,), points (n, 2).
+
+    Examples
+    --------
+    >>> found = milestones(*follow_flow(K_P=0.1, K_Q=0.4, seq_len=1_000, until=1e5))
+    >>> round(found.landing_V, 2), round(found.landing_A, 2)  # far from (1, 1), but the product is 0.99
+    (1.41, 0.7)
+    >>> found.half < found.landed < found.near
+    True
+    """
     product = path.prod(axis=1)
     landed = first_time(times, 0.01 - np.abs(1 - product))
     landing_V, landing_A = (float(np.interp(landed, times, column)) for column in path.T)

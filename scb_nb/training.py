@@ -33,7 +33,16 @@ FINISHED = "finished"
 
 
 class Diverged(ArithmeticError):
-    """Training left the finite numbers; the message says where, and with which settings."""
+    """Training left the finite numbers; the message says where, and with which settings.
+
+    Examples
+    --------
+    >>> from scb_nb.stages import Descent
+    >>> stream = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, seed=0).stream(seed=1, device="cpu")
+    >>> fit(stream, [Descent(steps=1_000, batch_size=16, step_size=1e3)])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    scb_nb.training.Diverged: V or A is no longer finite after step ...
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +62,13 @@ class Fit:
         "finished", or what stopped it.
     seconds : float
         How long it took, time between a stop and its resumption not counted.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=30, sparsity=2, K_P=0.5, seed=0)
+    >>> result = fit(task.stream(seed=1, device="cpu"), max_samples=1_000)
+    >>> result.finished, result.outcome
+    (False, 'stopped at max_samples = 1000')
     """
 
     state: State
@@ -281,6 +297,12 @@ def estimate_mu(source: Source, tokens: int = 1_000_000) -> FloatArray:
 
     It takes as many samples as hold that many ``tokens``, but at most 10,000. One is added to every count, so that a
     token that did not occur has a small frequency and not none.
+
+    Examples
+    --------
+    >>> stream = BatchStream(Batch([[0, 0, 1]], query=[0], target=[1], vocab_size=3))
+    >>> estimate_mu(stream, tokens=3).tolist()  # (2, 1, 0) tokens, and one more of each
+    [0.5, 0.3333333333333333, 0.16666666666666666]
     """
     _check_source(source)
     samples = min(10_000, -(-validate.integer("tokens", tokens, 1) // source.seq_len))
@@ -295,6 +317,13 @@ def distances(task: "SCBTask") -> Observer:
 
     It records the six numbers of :class:`scb_nb.theory.Alignment`, and how many of the positions that training allows
     belong to the support of Q (``hits``) and how many do not (``false_entries``).
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=30, sparsity=2, K_P=0.5, seed=0)
+    >>> history = fit(task.stream(seed=1, device="cpu"), observers=distances(task)).history
+    >>> history["hits"][[0, -1]].tolist(), history["false_entries"][[0, -1]].tolist()  # all 90 allowed; then the 6
+    ([6.0, 6.0], [84.0, 0.0])
     """
 
     def observe(state: State) -> Mapping[str, float]:

@@ -23,6 +23,11 @@ def correlation(P: ArrayLike, other: ArrayLike, mu: ArrayLike) -> float:
     ------
     TypeError, ValueError
         If an argument is not an array of real numbers, or not of its shape.
+
+    Examples
+    --------
+    >>> round(correlation([[0.9, 0.1], [0.1, 0.9]], [[0.2, 0.8], [0.8, 0.2]], mu=[0.5, 0.5]), 6)
+    -1.0
     """
     weights = validate.real_array("mu", mu)
     if weights.ndim != 1:
@@ -58,6 +63,12 @@ def warm_start(V: torch.Tensor, mu: torch.Tensor, seq_len: int, theta: float = 1
     ------
     TypeError, ValueError
         If an argument is not of its type, shape or range.
+
+    Examples
+    --------
+    >>> warm_start(torch.eye(2), torch.tensor([0.5, 0.5]), seq_len=4, theta=0.5).V
+    tensor([[0.7500, 0.2500],
+            [0.2500, 0.7500]])
     """
     if not isinstance(V, torch.Tensor) or not isinstance(mu, torch.Tensor):
         raise TypeError(f"V and mu must be tensors, got {type(V).__name__} and {type(mu).__name__}")
@@ -95,6 +106,13 @@ def related_task(
     TypeError, ValueError
         If an argument is not of its type or range, or no such P' is found: the stronger the signal and the more tokens,
         the fewer there are.
+
+    Examples
+    --------
+    >>> task = SCBTask.random(vocab_size=3, seq_len=8, sparsity=2, K_P=0.2, seed=0)
+    >>> other = related_task(task, 0.5, seed=1)
+    >>> round(correlation(task.P, other.P, task.mu), 6), round(other.K_P, 6)
+    (0.5, 0.2)
     """
     if not isinstance(task, SCBTask):
         raise TypeError(f"task must be an SCBTask, got {type(task).__name__}")

@@ -41,6 +41,13 @@ def check(exercise: str, answer: Any) -> Verdict:
     ------
     ValueError
         If there is no exercise of that name.
+
+    Examples
+    --------
+    >>> check("transformer-predict", ...)
+    · Not answered yet: put your answer in place of ...
+    >>> check("transformer-predict", "b")
+    ✓ Right.
     """
     if exercise not in EXERCISES:
         raise ValueError(f"exercise must be one of {sorted(EXERCISES)}, got {exercise!r}")
