@@ -33,7 +33,7 @@ def all_of(
     with workers.connected(cluster) as client:
         ready = client.run(_same_code, experiment, code, on_error="return")
         for address, error in ready.items():
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and not isinstance(error, OSError):  # else it was lost just then
                 raise RuntimeError(f"the worker {address} cannot do these runs: {told(error)}")
         yield from workers.on_cluster(partial(_attempt_there, code, experiment), settings, client)
 

@@ -4,7 +4,6 @@ Both ways take a task, a function of one argument, and yield what it returned fo
 end: the place of the argument in their list, and the value; or a :class:`Died` where the worker died of the call.
 """
 
-import functools
 import os
 import signal
 import threading
@@ -70,22 +69,26 @@ def _parallel(task: Task, arguments: Sequence[Any], group: list[int], jobs: int,
     def calls() -> Iterator[Any]:
         for index in group:
             note(index)
-            yield delayed(_call)(os.getpid(), task, index, arguments[index])
+            yield delayed(_call)(task, index, arguments[index])
 
     # A single job would stay in this process, which it might take with it: there are two, and one of them is idle.
     with parallel_config("loky", inner_max_num_threads=1):
         parallel = Parallel(
-            max(2, jobs), return_as="generator_unordered", pre_dispatch=jobs, batch_size=1, max_nbytes=None
+            max(2, jobs),
+            return_as="generator_unordered",
+            pre_dispatch=jobs,
+            batch_size=1,
+            max_nbytes=None,
+            initializer=_settle,
+            initargs=(os.getpid(),),
         )
         return parallel(calls())
 
 
-def _call(parent: int, task: Task, index: int, argument: Any) -> tuple[int, Any]:
-    _settle(parent)
+def _call(task: Task, index: int, argument: Any) -> tuple[int, Any]:
     return index, task(argument)
 
 
-@functools.cache
 def _settle(parent: int) -> None:
     """Leave Ctrl-C to the process that started this one, and end with it, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -701,6 +701,7 @@ def be_killed(folder: str) -> None:
     It saves at every step. What was written outlives the process, so there is no need to wait for the disk.
     """
     path, rng = Path(folder) / "run.npz", np.random.default_rng(0)
+    fit(small_stream(TASK, 4), LONG, max_samples=1)  # compiles what is compiled, which takes longer than they live
     for _ in range(10):
         child = os.fork()
         if child == 0:
