@@ -865,6 +865,47 @@ CLAIMS: tuple[Claim, ...] = (
         range="where both come to their end: the linear one by two stages. By plain SGD it does not.",
     ),
     Claim(
+        name="powers",
+        title="Which power of the context length",
+        text="What the first stage takes, from scratch and in small steps, is polynomial in $T$; with a correlation to "
+        "start from it is not.",
+        of="the paper",
+        chapter="sample_complexity",
+        setting=f"{EVEN}; {complexity.TASKS} tasks for each of {len(complexity.LENGTHS)} lengths from $T = "
+        f"{complexity.LENGTHS[0]}$ to {complexity.LENGTHS[-1]}, and to {complexity.LONGEST} for the last two. Samples "
+        "until exactly the support is named, by each method's own rule. The paper names no power that we know of.",
+        experiments=("complexity",),
+        measure=powers,
+        bounds=(
+            Bound("end", 0.5, 1.5, core=True),
+            Bound("half", -0.2, 0.2, core=True),
+            Bound("screen", -0.2, 0.2, core=True),
+            Bound("bend", -0.05, 0.05),
+        ),
+        verdict="holds within a stated range",
+        range="for the growth, on this range of $T$. It is that of $T \\log T$, and no power: its slope falls as $T$ "
+        "grows. And the same steps, looked at on their way, name the support much sooner, with a smaller exponent.",
+    ),
+    Claim(
+        name="second-powers",
+        title="The second stage against tokens and positions",
+        text="What the second stage takes is polynomial in $N$ and $S$, and free of $T$.",
+        of="the paper",
+        chapter="sample_complexity",
+        setting=f"{EVEN}; {complexity.TASKS} tasks for each size. Stage 2 starts from the support, and a $V$ whose "
+        f"correlation with $P$ is {complexity.CORRELATION}: $T$ from {complexity.LENGTHS_SECOND[0]} to "
+        f"{complexity.LENGTHS_SECOND[-1]}; then $N$ up to {complexity.VOCABULARIES[-1]}, or $S$ up to "
+        f"{complexity.SPARSITIES[-1]}, with $T = {complexity.SHORT}$.",
+        experiments=("complexity",),
+        measure=second_powers,
+        bounds=(
+            Bound("T", -0.2, 0.2, core=True),
+            Bound("N", 0.5, 1.5, core=True),
+            Bound("S", 0.5, 2.5, core=True),
+        ),
+        verdict="holds",
+    ),
+    Claim(
         name="rivals",
         title="Tuning does not save plain descent",
         text="SGD, momentum and Adam do not recover $P$ and $Q$ either when their step sizes, batches, decay and "
@@ -950,47 +991,6 @@ CLAIMS: tuple[Claim, ...] = (
         verdict="holds within a stated range",
         range="for what it finds. That transfer saves a fifth of the samples or more is so in the median; with what "
         "follows what carried, the interval begins a little below.",
-    ),
-    Claim(
-        name="powers",
-        title="Which power of the context length",
-        text="What the first stage takes, from scratch and in small steps, is polynomial in $T$; with a correlation to "
-        "start from it is not.",
-        of="the paper",
-        chapter="sample_complexity",
-        setting=f"{EVEN}; {complexity.TASKS} tasks for each of {len(complexity.LENGTHS)} lengths from $T = "
-        f"{complexity.LENGTHS[0]}$ to {complexity.LENGTHS[-1]}, and to {complexity.LONGEST} for the last two. Samples "
-        "until exactly the support is named, by each method's own rule. The paper names no power that we know of.",
-        experiments=("complexity",),
-        measure=powers,
-        bounds=(
-            Bound("end", 0.5, 1.5, core=True),
-            Bound("half", -0.2, 0.2, core=True),
-            Bound("screen", -0.2, 0.2, core=True),
-            Bound("bend", -0.05, 0.05),
-        ),
-        verdict="holds within a stated range",
-        range="for the growth, on this range of $T$. It is that of $T \\log T$, and no power: its slope falls as $T$ "
-        "grows. And the same steps, looked at on their way, name the support much sooner, with a smaller exponent.",
-    ),
-    Claim(
-        name="second-powers",
-        title="The second stage against tokens and positions",
-        text="What the second stage takes is polynomial in $N$ and $S$, and free of $T$.",
-        of="the paper",
-        chapter="sample_complexity",
-        setting=f"{EVEN}; {complexity.TASKS} tasks for each size. Stage 2 starts from the support, and a $V$ whose "
-        f"correlation with $P$ is {complexity.CORRELATION}: $T$ from {complexity.LENGTHS_SECOND[0]} to "
-        f"{complexity.LENGTHS_SECOND[-1]}; then $N$ up to {complexity.VOCABULARIES[-1]}, or $S$ up to "
-        f"{complexity.SPARSITIES[-1]}, with $T = {complexity.SHORT}$.",
-        experiments=("complexity",),
-        measure=second_powers,
-        bounds=(
-            Bound("T", -0.2, 0.2, core=True),
-            Bound("N", 0.5, 1.5, core=True),
-            Bound("S", 0.5, 2.5, core=True),
-        ),
-        verdict="holds",
     ),
     Claim(
         name="odds",

@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, TimeoutError, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(os.environ.get("SITE", ROOT / "_build/html")).resolve()
@@ -36,6 +36,9 @@ UNFOLD = """() => {
     for (const title of folded) title.click();
     return folded.length;
 }"""
+# The theme lets the keyboard into code that scrolls, a moment after it unfolds.
+REACHABLE = """() => [...document.querySelectorAll("pre")]
+    .every((code) => code.tabIndex === 0 || code.scrollWidth <= code.clientWidth)"""
 # When the page answered to its reader: every script had run, and every formula was drawn.
 TIMER = """addEventListener("load", () => document.fonts.ready.then(() => window.MathJax?.startup?.promise)
     .then(() => { window.answeredAt = performance.now(); }))"""
@@ -98,7 +101,8 @@ class Book:
                 # What unfolds would fade in, and be judged too pale on its way.
                 visit.page.add_style_tag(content="* { animation: none !important; transition: none !important; }")
                 if visit.page.evaluate(UNFOLD):
-                    visit.page.wait_for_timeout(400)  # after 300, the theme lets the keyboard into code that scrolls
+                    with suppress(TimeoutError):  # if it never comes, the test of the keyboard says so
+                        visit.page.wait_for_function(REACHABLE, timeout=5000)
             yield visit
 
 
