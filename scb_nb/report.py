@@ -9,8 +9,8 @@ from IPython.display import display
 def record(**values: Any) -> None:
     """Keep each value under its name, for the prose of the page to quote; shows nothing.
 
-    The book prints them with ``{glue:text}`` (MyST-NB); elsewhere notebooks show nothing of them. Numbers become int or float,
-    anything else is quoted as ``str``.
+    The book prints them with ``{glue:text}`` (MyST-NB); elsewhere notebooks show nothing of them. Numbers become int or
+    float, anything else is quoted as ``str``.
 
     Raises
     ------
