@@ -1,5 +1,6 @@
 """What the build needs beyond its settings: pages that are never stale, and MathJax without a network."""
 
+import gc
 import hashlib
 import importlib.util
 from collections.abc import Iterable
@@ -92,6 +93,7 @@ def drop_list_role(app: Sphinx, page: str, template: str, context: dict[str, Any
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    gc.set_threshold(1_000_000)  # a build makes many objects and throws few away: looking for these took long
     app.connect("config-inited", key_cache_on_package, priority=900)
     app.connect("config-inited", read_all_unless_clean, priority=901)
     app.connect("doctree-read", drop_widget_state)
