@@ -36,8 +36,8 @@ def fit_many(
 ) -> list[Fit]:
     """Return ``[fit(source, [stage]) for source, stage in zip(sources, stages)]``, from steps taken together.
 
-    Worth it where a step has few tokens, some ten thousand or less; with many, it is as fast as one run after another.
-    Memory is of order R (B T + T N) for R runs.
+    Worth it where a step has few tokens, some fifty thousand or less; with many, it is as fast as one run after
+    another. Memory is of order R (B T + T N) for R runs.
 
     Parameters
     ----------

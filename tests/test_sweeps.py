@@ -1,5 +1,6 @@
 """Sweeps: the same results in processes, on a cluster, and after any number of kills; a failure stops nothing else."""
 
+import contextlib
 import importlib
 import os
 import random
@@ -324,6 +325,19 @@ def test_a_worker_that_is_lost_and_one_that_fails(module: ModuleType, cluster: s
             Store(tmp_path / "y.jsonl").run(module.moody, grid(seed=range(4)), cluster=client)
         assert sorted(text.split(" (")[0] for _, text in told.value.failures) == ["SystemExit: 2", "ValueError: no 1"]
     calls(module)
+
+
+def test_a_worker_that_is_lost_while_code_is_compared_is_no_refusal(module: ModuleType) -> None:
+    client = mock.Mock()
+    client.run.return_value = {"tcp://lost": OSError("closed"), "tcp://here": None}
+    with (
+        mock.patch.object(workers, "connected", return_value=contextlib.nullcontext(client)),
+        mock.patch.object(workers, "on_cluster", return_value=iter([(0, "end")])),
+    ):
+        assert list(runs.all_of(module.run, [{"seed": 0}], 1, "tcp://x", "code")) == [(0, "end")]
+        client.run.return_value = {"tcp://here": RuntimeError("its code differs")}
+        with pytest.raises(RuntimeError, match=r"the worker tcp://here cannot do these runs: .*its code differs"):
+            list(runs.all_of(module.run, [{"seed": 0}], 1, "tcp://x", "code"))
 
 
 def test_a_run_that_kills_every_worker_is_named(module: ModuleType, tmp_path: Path) -> None:
